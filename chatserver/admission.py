@@ -1,0 +1,116 @@
+"""Who may open a WebSocket: checked before the upgrade, answered in HTTP."""
+
+import re
+import resource
+import secrets
+from collections import Counter
+from typing import Final
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from chatserver.config import Config
+
+RETRY_SECONDS: Final = 5
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+_ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?", re.IGNORECASE)
+_DEFAULT_PORT: Final = {"http": "80", "https": "443"}
+
+_SPARE_DESCRIPTORS: Final = 64
+"""Kept for files, plugins and plain HTTP when `MAX_CONNECTIONS` sets no limit."""
+
+
+class Admission:
+    """Knows how many are in, and says no, with a reason, to those who may not be."""
+
+    def __init__(self, config: Config) -> None:
+        self._origins = {_origin(text) for text in config.allowed_origins}
+        self._any_origin = "*" in config.allowed_origins
+        self._most = config.max_connections
+        self._most_per_address = config.max_connections_per_address
+        self._count = 0
+        self._addresses: Counter[str] = Counter()
+
+    def check(self, request: web.Request) -> None:
+        """Raises the `web.HTTPException` that refuses `request`, if it is to be refused."""
+        _check_handshake(request)
+        if not self._any_origin:
+            self._check_origin(request)
+        if self._count >= (self._most or _descriptors() - _SPARE_DESCRIPTORS):
+            raise web.HTTPServiceUnavailable(text="too many connections", headers=retry())
+        if self._most_per_address and self._addresses[address(request)] >= self._most_per_address:
+            raise web.HTTPTooManyRequests(text="too many connections from this address", headers=retry())
+
+    def enter(self, address: str) -> None:
+        """Counts one more in."""
+        self._count += 1
+        self._addresses[address] += 1
+
+    def leave(self, address: str) -> None:
+        """Counts one out."""
+        self._count -= 1
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Browsers always say where a page comes from; who says nothing is no browser that a foreign page misuses."""
+        origins = request.headers.getall(hdrs.ORIGIN, [])
+        if not origins:
+            return
+        origin = _origin(origins[0]) if len(origins) == 1 else None
+        allowed = self._origins or {_origin(f"{scheme}://{request.host}") for scheme in _DEFAULT_PORT}
+        if origin is None or origin not in allowed:
+            raise web.HTTPForbidden(text="this origin is not allowed")
+
+
+def address(request: web.Request) -> str:
+    """Where `request` comes from."""
+    return request.remote or "unix"
+
+
+def name(request: web.Request) -> str:
+    """The user's name: `?name=`, or a made-up one. Raises `web.HTTPBadRequest` for what can't be one."""
+    given = request.query.get("name")
+    if not given:
+        return f"guest-{secrets.token_hex(3)}"
+    if not _NAME.fullmatch(given):
+        raise web.HTTPBadRequest(
+            text="name: 1 to 32 of A-Z a-z 0-9 _ . - are allowed, the first of them a letter or digit"
+        )
+    return given
+
+
+def retry() -> dict[str, str]:
+    """The header that says when to try again."""
+    return {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
+
+
+def _check_handshake(request: web.Request) -> None:
+    """RFC 6455 section 4.2.1, where aiohttp is more lenient than it, or than is safe."""
+    headers = request.headers
+    if headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
+        raise web.HTTPUpgradeRequired(text="this is a WebSocket endpoint", headers={hdrs.UPGRADE: "websocket"})
+    if headers.getall(hdrs.SEC_WEBSOCKET_VERSION, []) != ["13"]:
+        raise web.HTTPUpgradeRequired(text="WebSocket version 13 only", headers={hdrs.SEC_WEBSOCKET_VERSION: "13"})
+    if request.version != HttpVersion11:
+        raise web.HTTPBadRequest(text="WebSocket takes HTTP/1.1")
+    if hdrs.TRANSFER_ENCODING in headers or headers.get(hdrs.CONTENT_LENGTH, "0") != "0":
+        raise web.HTTPBadRequest(text="an upgrade has no body")
+    keys = headers.getall(hdrs.SEC_WEBSOCKET_KEY, [])
+    if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
+        raise web.HTTPBadRequest(text="Sec-WebSocket-Key: one key of 16 bytes in base64 is needed")
+
+
+def _origin(text: str) -> tuple[str, str, str] | None:
+    """Scheme, host and port (RFC 6454 section 4); None if `text` is no web origin."""
+    match = _ORIGIN.fullmatch(text)
+    if not match:
+        return None
+    scheme, host, port = match.groups()
+    return scheme.lower(), host.lower(), port or _DEFAULT_PORT[scheme.lower()]
+
+
+def _descriptors() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,0 +1,274 @@
+"""One connection, as the engine sees it: who it is, what still has to be sent to it, how it ends."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from chatserver import frames
+from chatserver.errors import Disconnect, Slow
+from chatserver.message import Event
+from chatserver.protocol import Codec
+
+WRITE_BYTES: Final = 128 * 1024
+"""About how much one write hands to a transport: what a stalled client can hold beyond its queue is bounded by it."""
+
+CLOSE_SECONDS: Final = 1.0
+"""How long a peer may take to answer a close frame. Its place is free within a second, whatever it does."""
+
+_CONTROL_BYTES: Final = 512
+
+
+class Transport(Protocol):
+    """What a client writes to: whole frames, in order."""
+
+    def write(self, data: bytes) -> None:
+        """Takes `data` at once; once the connection is lost, throws it away. Never waits, never raises."""
+
+    @property
+    def paused(self) -> bool:
+        """The peer reads too slowly: nothing more should be written."""
+
+    @property
+    def lost(self) -> bool:
+        """The connection is gone, or going."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes taken by `write` that the kernel hasn't taken yet."""
+
+    def heard(self) -> bool:
+        """A frame came since the last call, or nobody was there to take one."""
+
+    async def drained(self) -> None:
+        """Returns when `paused` is over or the connection is lost. For one caller at a time."""
+
+    def close(self) -> None:
+        """Ends the connection when all that was written is sent."""
+
+    def abort(self) -> None:
+        """Drops the connection now, with all that is not sent."""
+
+
+class Source(Protocol):
+    """Something that a client follows beside its own queue: the feed of a room."""
+
+    def join(self, client: "Client") -> None:
+        """`client` follows from here on, in a place of its own."""
+
+    def leave(self, client: "Client") -> None:
+        """Forgets `client`."""
+
+    def part(self, client: "Client") -> None:
+        """Gives `client`, so far level, a place of its own."""
+
+    def pull(self, client: "Client") -> list[bytes]:
+        """The pieces that `client`, in a place of its own, hasn't had; they count as had from now on."""
+
+    def even(self, client: "Client") -> bool:
+        """`client`, in a place of its own, has had just what those who are level have."""
+
+    def rejoin(self, client: "Client") -> None:
+        """Takes `client`, which is even, back among those who are level."""
+
+
+class Client:
+    """One connection. What the rest of the server may rely on:
+
+    1. `enqueue` never waits and never raises because of the peer.
+    2. Only the drain writes, from one place, so wire order is queue order: the pool's drain task serves every client
+       whose transport takes data, the client's own task takes over while the transport is paused; never both.
+       Nothing cancels or times out a write: to give up on a peer, its transport is aborted.
+    3. The queue is bounded in bytes; over it the client is disconnected with `Slow` and can resume.
+    4. A write that makes no progress for the write deadline aborts the transport, also when the peer keeps sending.
+    5. Whatever ends a connection, its place in pool, rooms and presence is free within a second.
+
+    The queue is what is meant for this client alone plus its place in the sources it follows. As long as it has
+    nothing of its own and its transport takes data it is *level*: each source writes to all such clients together.
+    Otherwise it stands *apart* and is served by itself.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_abort",
+        "_apart",
+        "_control",
+        "_queue",
+        "_queued",
+        "_wake",
+        "address",
+        "close_sent",
+        "codec",
+        "connected_at",
+        "delivered",
+        "ending",
+        "id",
+        "parked",
+        "pinged",
+        "queue_bytes",
+        "received",
+        "sources",
+        "transport",
+        "user",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        codec: Codec,
+        *,
+        id: str,
+        user: str,
+        address: str,
+        queue_bytes: int,
+        wake: Callable[["Client"], None],
+    ) -> None:
+        """`queue_bytes`: bound of the queue. `wake(client)` is called, and must not wait, when there is work to do."""
+        self.transport = transport
+        self.codec = codec
+        self.id = id
+        self.user = user
+        self.address = address
+        self.queue_bytes = queue_bytes
+        self.connected_at = time.monotonic()
+        self.received = 0
+        """Commands that came from this client."""
+        self.delivered = 0
+        """Events handed to it; those of its sources are counted when it stops being level."""
+        self.ending: Disconnect | None = None
+        """Why the connection ends, once it does."""
+        self.close_sent = False
+        self.parked = False
+        """The transport is paused, and the client's own task drains it."""
+        self.pinged = False
+        """A ping was sent since something was heard."""
+        self.sources: list[Source] = []
+        self._wake = wake
+        self._apart = False
+        self._abort: asyncio.TimerHandle | None = None
+        self._control = b""
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+
+    def __repr__(self) -> str:
+        return f"<Client {self.id} {self.user}>"
+
+    def follow(self, source: Source) -> None:
+        """From now on the client receives what `source` is told."""
+        self._step_apart()
+        self.sources.append(source)
+        source.join(self)
+        self._wake(self)
+
+    def enqueue(self, event: Event) -> None:
+        """Tells `event` to this client alone, after all that was told to it before."""
+        if self.ending:
+            return
+        self._step_apart()
+        self._put(self.codec.encode(event))
+        self.delivered += 1
+        if self._queued > self.queue_bytes:
+            self.disconnect(Slow())
+        else:
+            self._wake(self)
+
+    def control(self, frame: bytes) -> None:
+        """Sends a ping or pong when the transport takes data. Of many that wait the last ones are kept."""
+        if self.ending:
+            return
+        self._control = self._control + frame if len(self._control) < _CONTROL_BYTES else frame
+        self._wake(self)
+
+    def disconnect(self, end: Disconnect, seconds: float = CLOSE_SECONDS) -> None:
+        """Ends the connection: first what is queued, then a close frame; after `seconds` the transport is aborted.
+
+        Of several calls the first counts. The queue of a slow client is dropped.
+        """
+        if self.ending:
+            return
+        if not isinstance(end, Slow):
+            self._step_apart()
+        else:
+            self._queue.clear()
+            self._queued = 0
+        self.ending = end
+        for source in self.sources:
+            source.leave(self)
+        self.sources.clear()
+        if self.parked and not self._queue:
+            self._send_close()  # straight behind what the transport holds: its drain may never come
+        self._abort = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+        self._wake(self)
+
+    def gone(self) -> None:
+        """The connection is over: nothing has to be aborted any more."""
+        if self._abort:
+            self._abort.cancel()
+
+    def serve(self) -> bool:
+        """Writes what waits, about `WRITE_BYTES` at the most; for the pool's drain. False: something is left to do."""
+        return self._write() and (self.ending is not None or self._step_level())
+
+    def park(self) -> None:
+        """The transport is paused: from now on the client is the business of its own `drain`, which is to be run."""
+        self.parked = True
+        self._step_apart()
+
+    async def drain(self) -> None:
+        """Serves a parked client until its transport takes data again, and hands it back to the pool."""
+        while not self.transport.lost:
+            await self.transport.drained()
+            if self._write():
+                break
+        self.parked = False
+        self._wake(self)
+
+    def _write(self) -> bool:
+        for source in self.sources if self._apart else ():
+            self._put(*source.pull(self))
+        data = self._take()
+        if data:
+            self.transport.write(data)
+        if self._queue or self.transport.paused:
+            return False
+        if self.ending and not self.close_sent:
+            self._send_close()
+        return True
+
+    def _step_apart(self) -> None:
+        for source in self.sources:
+            if not self._apart:
+                source.part(self)
+            self._put(*source.pull(self))
+        self._apart = True
+
+    def _step_level(self) -> bool:
+        if not self._apart:
+            return True
+        if not all(source.even(self) for source in self.sources):
+            return False
+        for source in self.sources:
+            source.rejoin(self)
+        self._apart = False
+        return True
+
+    def _put(self, *pieces: bytes) -> None:
+        self._queue.extend(pieces)
+        self._queued += sum(map(len, pieces))
+
+    def _take(self) -> bytes:
+        control, self._control = self._control, b""
+        pieces: list[bytes] = []
+        size = 0
+        while self._queue and size < WRITE_BYTES:
+            piece = self._queue.popleft()
+            pieces.append(piece)
+            size += len(piece)
+        self._queued -= size
+        return control + self.codec.join(pieces) if pieces else control
+
+    def _send_close(self) -> None:
+        if self.ending:
+            self.close_sent = True
+            self.transport.write(frames.close(self.ending))

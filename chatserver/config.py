@@ -1,0 +1,182 @@
+"""Configuration: defaults < file < environment, read once into a frozen `Config`.
+
+What each setting means stands in `config/default.env`; this module knows how they are read.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from dotenv import dotenv_values
+from environs import EnvValidationError, FileAwareEnv, ValidationError
+
+LEVELS: Final = ("debug", "info", "warn", "error")
+MASK: Final = "***"
+
+_COUNT: Final = 1_000_000
+_BYTES: Final = 1 << 30
+_DAY: Final = 24 * 3600
+
+
+class ConfigError(Exception):
+    """Wrong settings; `problems` has one line for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _setting(default: str, parse: Callable[[str], object], *, secret: bool = False) -> Any:
+    """A field of `Config`: `default` as it would stand in a file, `parse` raises `ValidationError`."""
+    return dataclasses.field(default=parse(default), metadata={"default": default, "parse": parse, "secret": secret})
+
+
+def _text(default: str = "", *, secret: bool = False) -> Any:
+    return _setting(default, lambda raw: raw or default, secret=secret)
+
+
+def _names(default: str = "") -> Any:
+    return _setting(default, lambda raw: tuple(name for part in raw.split(",") if (name := part.strip())))
+
+
+def _choice(default: str, allowed: tuple[str, ...]) -> Any:
+    def parse(raw: str) -> str:
+        value = (raw or default).lower()
+        if value not in allowed:
+            raise ValidationError(f"{raw!r} is not allowed; allowed: {', '.join(allowed)}")
+        return value
+
+    return _setting(default, parse)
+
+
+def _number(kind: type[int] | type[float], default: str, most: int, *, empty: str = "0") -> Any:
+    what = "a whole number" if kind is int else "a number"
+
+    def parse(raw: str) -> float:
+        try:
+            value = kind(raw or empty)
+        except ValueError:
+            raise ValidationError(f"{raw!r} is not {what}; allowed: 0 to {most}") from None
+        if math.isnan(value) or not 0 <= value <= most:
+            raise ValidationError(f"{raw} is out of range; allowed: 0 to {most}")
+        return value
+
+    return _setting(default, parse)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings in force; a field is called like its variable, in lower case."""
+
+    host: str = _text("localhost")
+    port: int = _number(int, "8080", 65535, empty="8080")
+    socket: str = _text()
+    tls_cert: str = _text()
+    tls_key: str = _text()
+    tls_key_password: str = _text(secret=True)
+    log_level: str = _choice("info", LEVELS)
+    features: tuple[str, ...] = _names("presence,limits,http")
+    plugins: tuple[str, ...] = _names()
+    plugin_seconds: float = _number(float, "0.5", _DAY)
+    rate_limit: float = _number(float, "1000", _COUNT)
+    max_message_bytes: int = _number(int, "65536", _BYTES)
+    max_body_bytes: int = _number(int, "32768", _BYTES)
+    max_queue_bytes: int = _number(int, "262144", _BYTES)
+    max_connections: int = _number(int, "0", _COUNT)
+    max_connections_per_address: int = _number(int, "0", _COUNT)
+    allowed_origins: tuple[str, ...] = _names()
+    heartbeat_seconds: float = _number(float, "25", _DAY)
+    write_seconds: float = _number(float, "10", _DAY)
+    drain_seconds: float = _number(float, "8", _DAY)
+
+
+CONFIG: Final = web.AppKey("CONFIG", Config)
+REQUEST_CONFIG: Final = web.RequestKey("REQUEST_CONFIG", Config)
+
+FIELDS: Final = {field.name.upper(): field for field in dataclasses.fields(Config)}
+
+
+def load(path: str | None = None) -> Config:
+    """The configuration from the file at `path`, or else the one that `CHAT_CONFIG` names, and the environment.
+
+    Raises `ConfigError` with all that is wrong at once.
+    """
+    path = path or os.environ.get("CHAT_CONFIG")
+    env = FileAwareEnv(eager=False, strip_whitespace=True)
+    problems = _read_file(env, path) if path else []
+    env.add_parser("setting", lambda raw, parse: parse(raw))
+    values = {}
+    for name, field in FIELDS.items():
+        try:
+            values[field.name] = env.setting(name, field.metadata["default"], parse=field.metadata["parse"])
+        except ValueError as error:  # environs: the file that NAME_FILE names can't be read
+            problems.append(f"{name}: {error}")
+    try:
+        env.seal()
+    except EnvValidationError as error:
+        problems += _told(error)
+    problems += _contradictions(values)
+    if problems:
+        raise ConfigError(problems)
+    return Config(**values)
+
+
+def show(config: Config) -> list[str]:
+    """What is in force, one `NAME=value` a line, secrets masked."""
+    return [f"{name}={_shown(field, getattr(config, field.name))}" for name, field in FIELDS.items()]
+
+
+def _shown(field: "dataclasses.Field[object]", value: object) -> object:
+    if field.metadata["secret"] and value:
+        return MASK
+    return ",".join(value) if isinstance(value, tuple) else value
+
+
+def _told(error: EnvValidationError) -> list[str]:
+    messages = error.error_messages
+    return (
+        [f"{name}: {' '.join(texts)}" for name, texts in messages.items()]
+        if isinstance(messages, Mapping)
+        else messages
+    )
+
+
+def _read_file(env: FileAwareEnv, path: str) -> list[str]:
+    try:
+        found = env.read_env(path, recurse=False)
+    except (ValueError, OSError) as error:
+        return [f"{path}: {error}"]
+    if not found and not os.path.isfile(path):
+        return [f"{path}: no such file"]
+    known = [*FIELDS, *(f"{name}_FILE" for name in FIELDS)]
+    return [f"{name}: no such setting{_hint(name, known)}" for name in dotenv_values(path) if name not in known]
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.upper(), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _contradictions(values: dict[str, Any]) -> list[str]:
+    if bool(values.get("tls_cert")) != bool(values.get("tls_key")):
+        return ["TLS_CERT: TLS_CERT and TLS_KEY go together; set both or none"]
+    return []
+
+
+@web.middleware
+async def config_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives every handler the settings in force: `request[REQUEST_CONFIG]`, also in nested applications."""
+    request[REQUEST_CONFIG] = request.config_dict[CONFIG]
+    return await handler(request)
+
+
+def setup(app: web.Application, config: Config) -> None:
+    """Keeps `config` as `app[CONFIG]` and installs the config middleware."""
+    app[CONFIG] = config
+    app.middlewares.append(config_middleware)

@@ -1,0 +1,179 @@
+"""What can go wrong, in two trees.
+
+`ChatError` answers a command: its sender is told, the connection stays, nobody else hears of it.
+`Disconnect` ends a connection with a WebSocket close code.
+
+Error numbers: 100 to 399 have the meaning they have in the Centrifuge protocol, 400 to 499 are ours.
+Close codes: 1000 to 1015 as in RFC 6455 section 7.4.1, 3000 to 3999 as in the Centrifuge protocol.
+The rule for clients: after 1001, 1006, 1011, 1012, 1013 and 3000 to 3499 connect again, with a growing pause; after
+any other code change something first, for the same thing would only happen again.
+"""
+
+from typing import ClassVar, Final
+
+REASON_BYTES: Final = 123
+"""The longest reason that a close frame has room for (RFC 6455 section 5.5)."""
+
+
+class ChatError(Exception):
+    """Refuses one command. Plugins raise it with their own text: `raise ChatError("no links, please")`."""
+
+    code: ClassVar[int] = 400
+    text: ClassVar[str] = "refused"
+
+    def __init__(self, text: str | None = None) -> None:
+        super().__init__(text or self.text)
+
+
+class InternalError(ChatError):
+    """A fault of the server or of a plugin; the same command may succeed later."""
+
+    code = 100
+    text = "internal error"
+
+
+class TooManyMessages(ChatError):
+    """The rate limit, with the time to wait."""
+
+    code = 111
+    text = "too many messages"
+
+    def __init__(self, retry_seconds: float) -> None:
+        super().__init__(f"{self.text}, retry in {retry_seconds:.1f} s")
+
+
+class NotJSON(ChatError):
+    """The frame is not one JSON text."""
+
+    code = 410
+    text = "not valid JSON"
+
+
+class WrongShape(ChatError):
+    """JSON, but not an object with exactly the fields that the protocol knows, each of its type."""
+
+    code = 411
+    text = "not a message"
+
+
+class UnknownType(ChatError):
+    """A `type` that the protocol doesn't have."""
+
+    code = 412
+    text = "unknown type"
+
+
+class ServerOnly(ChatError):
+    """A `type` that only the server sends."""
+
+    code = 413
+    text = "type 1 is for the server"
+
+
+class BodyTooLong(ChatError):
+    """The body has more bytes than allowed."""
+
+    code = 414
+    text = "body too long"
+
+
+class BodyInvalid(ChatError):
+    """The body holds U+0000, which not every store can keep."""
+
+    code = 415
+    text = "body must not contain U+0000"
+
+
+class Disconnect(Exception):
+    """Ends a connection with close `code` and `reason` (cut to what a close frame has room for)."""
+
+    code: int = 1008
+    reason: ClassVar[str] = "policy violation"
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or self.reason)
+
+
+class PeerClosed(Disconnect):
+    """The peer closed as it should; it is answered with its own code (RFC 6455 section 5.5.1)."""
+
+    code = 1000
+    reason = "closed"
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code or self.code
+
+
+class GoingAway(Disconnect):
+    """The server stops."""
+
+    code = 1001
+    reason = "server shutdown"
+
+
+class ProtocolError(Disconnect):
+    """Not WebSocket as RFC 6455 has it."""
+
+    code = 1002
+    reason = "protocol error"
+
+
+class UnsupportedData(Disconnect):
+    """A binary frame where text is spoken."""
+
+    code = 1003
+    reason = "binary frames are not supported"
+
+
+class InvalidText(Disconnect):
+    """A text frame that is not UTF-8."""
+
+    code = 1007
+    reason = "invalid UTF-8"
+
+
+class ConnectionLost(Disconnect):
+    """The connection broke. Nobody is left to be told; this is for logs (RFC 6455 section 7.1.5)."""
+
+    code = 1006
+    reason = "connection lost"
+
+
+class PolicyViolation(Disconnect):
+    """Too many bad frames in a row, floods."""
+
+
+class MessageTooBig(Disconnect):
+    """A message over the size limit."""
+
+    code = 1009
+    reason = "message too big"
+
+
+class ServerFault(Disconnect):
+    """A bug of ours; the log has one line about it."""
+
+    code = 1011
+    reason = "internal server error"
+
+
+class ServiceRestart(Disconnect):
+    """The server restarts and will be back."""
+
+    code = 1012
+    reason = "server restart"
+
+
+class Slow(Disconnect):
+    """The client doesn't read as fast as its rooms speak."""
+
+    code = 3008
+    reason = "slow"
+
+
+class NoPong(Disconnect):
+    """The client answered no ping."""
+
+    code = 3012
+    reason = "no pong"

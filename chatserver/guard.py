@@ -1,0 +1,99 @@
+"""Runs functions that aren't ours (plugins') so that their faults cost nobody else anything."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Final, TypeVar
+
+from chatserver.context import report
+from chatserver.errors import ChatError, Disconnect, InternalError
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+FAILURES: Final = 10
+"""So many failures in a row switch a function off."""
+
+
+class Guard:
+    """The account of one function of a plugin."""
+
+    def __init__(self, function: Callable[..., object], seconds: float) -> None:
+        """`seconds`: the deadline of each call; 0 is none."""
+        self.name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+        self.on = True
+        """False once it has failed too often; the caller does without it then."""
+        self.seconds = seconds
+        self._failures = 0
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def failed(self, problem: str, exc_info: BaseException | None = None) -> None:
+        """Counts and logs a failure."""
+        self._failures += 1
+        fields = {"plugin": self.name, "failures": self._failures}
+        report(logger, logging.ERROR, "plugin failed", problem=problem, exc_info=exc_info, **fields)
+        if self._failures == FAILURES:
+            self.on = False
+            report(logger, logging.ERROR, "plugin switched off", **fields)
+
+
+class Call:
+    """One call of a guarded function, as a context manager around it.
+
+    `ChatError` and `Disconnect` are answers, and pass. Whatever else the function raises, or taking longer than its
+    deadline, is a failure and becomes `InternalError`. What `onward` awaits is somebody else's work: it doesn't
+    count against the deadline, and its exceptions pass.
+    """
+
+    __slots__ = ("_beyond", "_guard", "_loop", "_timeout")
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._beyond: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(guard.seconds or None)
+
+    async def __aenter__(self) -> "Call":
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            self._guard.failed(f"took longer than {self._guard.seconds} s")
+            raise InternalError from None
+        if error is None or error is self._beyond:
+            return
+        if isinstance(error, ChatError | Disconnect):
+            self._guard.succeeded()
+        elif _is_failure(error):
+            self._guard.failed(repr(error), error)
+            raise InternalError from None
+
+    async def onward(self, work: Awaitable[T]) -> T:
+        """Awaits `work`, which the function asked for but isn't to blame for."""
+        when = self._timeout.when()
+        left = None if when is None else when - self._loop.time()
+        self._timeout.reschedule(None)
+        try:
+            return await work
+        except BaseException as error:
+            self._beyond = error
+            raise
+        finally:
+            self._timeout.reschedule(None if left is None else self._loop.time() + left)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """An exception of the function's own making, `SystemExit` included, and not our cancelling it."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return isinstance(error, Exception | SystemExit)

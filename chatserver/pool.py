@@ -1,0 +1,237 @@
+"""The clients of this process: fan-out, heartbeats, and their end."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from chatserver.client import WRITE_BYTES, Client
+from chatserver.context import report
+from chatserver.errors import ChatError, ConnectionLost, Disconnect, ServerFault, Slow
+from chatserver.feed import Feed
+from chatserver.guard import Call, Guard
+from chatserver.message import Event, Refused
+from chatserver.protocol import Codec
+from chatserver.pulse import Pulse
+
+logger = logging.getLogger(__name__)
+
+Receiver: TypeAlias = Callable[[Client], Awaitable[None]]
+
+PAUSE_SECONDS: Final = (0.002, 0.05)
+"""The least and the most time from the start of one flush to the next: load makes batches, idleness makes none.
+Within these it is twice as long as the last flush took, which leaves half of the core to whoever publishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How the clients that a shutdown found were closed."""
+
+    closed: int
+    """Told, and gone in time."""
+    aborted: int
+    """Didn't take what was meant for them, or didn't go."""
+
+
+class Pool:
+    """All clients of this process.
+
+    `broadcast` gives an event to everybody. The pool's drain task writes it; see `Client` for who writes what.
+    `on_connect` and `on_disconnect` are lists of `async def receiver(client)`, called in order when a client has come
+    (before its first command is handled) and gone.
+    """
+
+    def __init__(
+        self, *, queue_bytes: int, heartbeat_seconds: float, write_seconds: float, plugin_seconds: float
+    ) -> None:
+        """`queue_bytes`: bound of a client's queue, and of the frames kept for those who are behind.
+        `heartbeat_seconds`: between pings; 0 is none. `write_seconds`: the write deadline; 0 is none.
+        `plugin_seconds`: deadline of each receiver.
+        """
+        self.on_connect: list[Receiver] = []
+        self.on_disconnect: list[Receiver] = []
+        self.clients: set[Client] = set()
+        self.draining = False
+        """The server stops: no more clients, please."""
+        self.queue_bytes = queue_bytes
+        self._plugin_seconds = plugin_seconds
+        self._guards: dict[Receiver, Guard] = {}
+        self._feeds: dict[Codec, Feed] = {}
+        self._closing: list[Client] = []
+        self._arriving: dict[Client, asyncio.Event] = {}
+        self._unflushed: dict[Feed, None] = {}
+        self._ready: dict[Client, None] = {}
+        self._work = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pulse = Pulse(self.clients, heartbeat_seconds, write_seconds, self._lose)
+
+    async def start(self) -> None:
+        """Starts the drain and the heartbeat."""
+        self._spawn(self._drain())
+        self._spawn(self._pulse.run())
+
+    async def stop(self) -> None:
+        """Ends the pool's tasks; the clients should be gone."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def add(self, client: Client) -> None:
+        """Lets `client` in, and tells `on_connect`."""
+        self.clients.add(client)
+        client.follow(self._feed(client.codec))
+        arrived = self._arriving[client] = asyncio.Event()
+        try:
+            await self._tell(self.on_connect, client)
+        finally:
+            del self._arriving[client]
+            arrived.set()
+
+    def remove(self, client: Client) -> None:
+        """Frees the place of `client` now, and tells `on_disconnect` soon. Once for each client that came in."""
+        if client not in self.clients:
+            return
+        self.clients.remove(client)
+        client.disconnect(ConnectionLost())
+        self._spawn(self._depart(client))
+
+    def broadcast(self, event: Event) -> None:
+        """Tells `event` to everybody, encoded once for each codec. Never waits: who publishes a lot awaits `room`."""
+        for codec, feed in self._feeds.items():
+            if feed.followers:
+                feed.append(codec.encode(event))
+                self._unflushed[feed] = None
+        self._work.set()
+
+    async def room(self) -> None:
+        """Waits while more stands to be flushed than one flush takes: publishers slow down before memory grows."""
+        while any(feed.pending_bytes > WRITE_BYTES for feed in self._unflushed):
+            await self._flushed.wait()
+
+    def wake(self, client: Client) -> None:
+        """`client` has something of its own to drain."""
+        self._ready[client] = None
+        self._work.set()
+
+    async def close(self, end: Disconnect, seconds: float, *, answers: bool) -> Closed:
+        """Disconnects everybody with `end`: what is queued, then the close frame, and in `seconds` all are gone.
+
+        `answers`: the peers' close frames can still be read, so they are waited for.
+        """
+        self.draining = True
+        clients = self._closing = list(self.clients)
+        for client in clients:
+            client.disconnect(end, seconds)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        waiting = clients
+        while waiting and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+            waiting = [client for client in waiting if not self._let_go(client, answers)]
+        for client in waiting:
+            client.transport.abort()
+        return Closed(sum(client.close_sent for client in clients) - len(waiting), len(waiting))
+
+    def abort(self) -> None:
+        """Drops everybody at once; ends a `close` that still waits."""
+        for client in self._closing:
+            client.transport.abort()
+
+    @staticmethod
+    def _let_go(client: Client, answers: bool) -> bool:
+        transport = client.transport
+        if not answers and client.close_sent and not transport.buffered:
+            transport.close()
+        return transport.lost
+
+    def _feed(self, codec: Codec) -> Feed:
+        if codec not in self._feeds:
+            self._feeds[codec] = Feed(codec, self.queue_bytes)
+        return self._feeds[codec]
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        least, most = PAUSE_SECONDS
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            started = loop.time()
+            try:
+                self._flush()
+            except Exception as error:  # the drain serves everybody: it goes on, whatever happens
+                report(logger, logging.ERROR, "flush failed", exc_info=error)
+            pause = min(max(least, 2 * (loop.time() - started)), most)
+            await asyncio.sleep(started + pause - loop.time())
+
+    def _flush(self) -> None:
+        feeds, self._unflushed = self._unflushed, {}
+        for feed in feeds:
+            for client in feed.flush():
+                self._park(client)
+            for client in feed.trim():
+                client.disconnect(Slow())
+            if feed.pending_bytes:
+                self._unflushed[feed] = None
+                self._work.set()
+        ready, self._ready = self._ready, {}
+        for client in ready:
+            if not client.parked:
+                self._serve(client)
+        self._flushed.set()
+        self._flushed.clear()
+
+    def _serve(self, client: Client) -> None:
+        try:
+            done = client.serve()
+        except Exception as error:
+            report(logger, logging.ERROR, "drain failed", connection=client.id, user=client.user, exc_info=error)
+            client.disconnect(ServerFault())
+            return
+        if client.transport.paused:
+            self._park(client)
+        elif not done:
+            self.wake(client)
+
+    def _park(self, client: Client) -> None:
+        if not client.parked:
+            client.park()
+            self._spawn(client.drain())
+
+    def _lose(self, client: Client, end: Disconnect) -> None:
+        """The pulse found that `client` is gone, or as good as gone."""
+        if not client.ending:
+            client.disconnect(end)
+            client.transport.abort()
+        self.remove(client)
+
+    async def _depart(self, client: Client) -> None:
+        arriving = self._arriving.get(client)
+        if arriving:
+            await arriving.wait()
+        await self._tell(self.on_disconnect, client)
+
+    async def _tell(self, receivers: list[Receiver], client: Client) -> None:
+        for receiver in receivers:
+            guard = self._guards.get(receiver)
+            if guard is None:
+                guard = self._guards[receiver] = Guard(receiver, self._plugin_seconds)
+            if guard.on:
+                await self._tell_one(guard, receiver, client)
+
+    @staticmethod
+    async def _tell_one(guard: Guard, receiver: Receiver, client: Client) -> None:
+        try:
+            async with Call(guard):
+                await receiver(client)
+            guard.succeeded()
+        except Disconnect as end:
+            client.disconnect(end)
+        except ChatError as error:
+            client.enqueue(Refused(error.code, str(error)))
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

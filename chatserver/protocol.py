@@ -1,0 +1,93 @@
+"""Codecs: frames to commands, events to frames. Pure, without I/O or state, so that literal frames test them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from chatserver import frames
+from chatserver.errors import (
+    BodyInvalid,
+    BodyTooLong,
+    NotJSON,
+    ServerOnly,
+    UnknownType,
+    WrongShape,
+)
+from chatserver.message import Command, Event, Joined, Left, Message, Notice, Publish, Refused
+
+SYSTEM, CHAT = 1, 2
+
+_QUOTED = 200  # characters of a complaint: it may quote a field's name as long as the frame
+
+
+class Codec(Protocol):
+    """One wire protocol.
+
+    `encode` makes a piece of one event, `join` the bytes on the wire of many pieces: a fan-out encodes an event once
+    for all who speak the codec, and joins once for all who have read equally far.
+    """
+
+    def decode(self, frame: str) -> Command:
+        """The command in a text frame. Raises `ChatError` for what the sender is to be told."""
+
+    def encode(self, event: Event) -> bytes:
+        """The piece that stands for `event`."""
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        """Whole WebSocket frames that carry `pieces`, in order."""
+
+
+class _Frame(msgspec.Struct, forbid_unknown_fields=True):
+    type: int
+    body: str
+
+
+class Simple:
+    """`{"type": 1|2, "body": "text"}`, one message a frame: 1 is the server's, 2 is chat.
+
+    The field set is closed and types are strict (`true` is not 1). Of a field that stands twice the last one counts.
+    """
+
+    def __init__(self, max_body_bytes: int = 0) -> None:
+        """`max_body_bytes`: of the body in UTF-8; 0 is no limit but the frame's own."""
+        self._max_body_bytes = max_body_bytes
+        self._decode = msgspec.json.Decoder(_Frame).decode
+        self._encode = msgspec.json.Encoder().encode
+
+    def decode(self, frame: str) -> Command:
+        try:
+            message = self._decode(frame)
+        except msgspec.ValidationError as error:
+            raise WrongShape(str(error)[:_QUOTED]) from None
+        except msgspec.DecodeError:
+            raise NotJSON from None
+        if message.type != CHAT:
+            raise ServerOnly if message.type == SYSTEM else UnknownType(f"unknown type {message.type}")
+        self._check(message.body)
+        return Publish(message.body)
+
+    def encode(self, event: Event) -> bytes:
+        match event:
+            case Message(body=body):
+                frame = _Frame(CHAT, body)
+            case Joined(user=user):
+                frame = _Frame(SYSTEM, f"{user} connected")
+            case Left(user=user):
+                frame = _Frame(SYSTEM, f"{user} disconnected")
+            case Notice(body=body):
+                frame = _Frame(SYSTEM, body)
+            case Refused(code=code, text=text):
+                frame = _Frame(SYSTEM, f"error: {text} ({code})")
+        return frames.text(self._encode(frame))
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _check(self, body: str) -> None:
+        if "\0" in body:
+            raise BodyInvalid
+        # UTF-8 takes at most four bytes a character: short bodies need no encoding to be measured.
+        limit = self._max_body_bytes
+        if limit and len(body) * 4 > limit and len(body.encode()) > limit:
+            raise BodyTooLong(f"body too long, at most {limit} bytes")

@@ -1,0 +1,87 @@
+"""Finds the connections that are gone without a word: lost, silent, or stuck."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Final, TypeAlias
+
+from chatserver import frames
+from chatserver.client import Client
+from chatserver.errors import ConnectionLost, Disconnect, NoPong, Slow
+
+TICK_SECONDS: Final = 0.5
+"""How often all clients are looked at: a lost one's place is free within a second."""
+
+Lose: TypeAlias = Callable[[Client, Disconnect], None]
+
+
+class Pulse:
+    """One ticker for all clients. Each is pinged once per heartbeat, at a tick of its own so that the load is even.
+
+    A client is dead when a whole heartbeat after a ping nothing has come from it; that is at most two heartbeats after
+    its last sign of life. A stall of our own loop is nobody's death: a late tick judges nobody, and a suspect gets the
+    benefit of what waits in its socket.
+    """
+
+    def __init__(self, clients: Collection[Client], heartbeat_seconds: float, write_seconds: float, lose: Lose) -> None:
+        """`clients` is looked at, live. `heartbeat_seconds` and `write_seconds` (without progress): 0 is never."""
+        self._clients = clients
+        self._write_seconds = write_seconds
+        self._lose = lose
+        self._tick = min(TICK_SECONDS, heartbeat_seconds / 4 or TICK_SECONDS, write_seconds / 4 or TICK_SECONDS)
+        self._ticks = round(heartbeat_seconds / self._tick)
+        self._stuck: dict[Client, tuple[int, float]] = {}
+
+    async def run(self) -> None:
+        """Ticks until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        count = 0
+        while True:
+            due = loop.time() + self._tick
+            await asyncio.sleep(self._tick)
+            late = loop.time() - due > self._tick / 2
+            self._look(loop.time(), late)
+            if self._ticks:
+                count = (count + 1) % self._ticks
+                await self._beat(count, late)
+
+    def _look(self, now: float, late: bool) -> None:
+        stuck, self._stuck = self._stuck, {}
+        for client in list(self._clients):
+            if client.ending or client.transport.lost:
+                self._lose(client, client.ending or ConnectionLost())
+            elif client.parked and self._write_seconds:
+                buffered, since = stuck.get(client, (0, now))
+                if client.transport.buffered != buffered or late:
+                    buffered, since = client.transport.buffered, now
+                self._stuck[client] = (buffered, since)
+                if now - since >= self._write_seconds:
+                    self._lose(client, Slow())
+
+    async def _beat(self, count: int, late: bool) -> None:
+        suspects = []
+        for client in list(self._clients):
+            if hash(client) % self._ticks != count:
+                continue
+            heard = client.transport.heard()
+            if client.parked:
+                client.pinged = False  # no ping gets through: the write deadline judges
+            elif heard or late or not client.pinged:
+                self._ping(client)
+            else:
+                suspects.append(client)
+        if suspects:
+            await self._judge(suspects)
+
+    async def _judge(self, suspects: list[Client]) -> None:
+        for _ in range(3):  # the loop reads its sockets, and the readers take what came
+            await asyncio.sleep(0)
+        for client in suspects:
+            if client.transport.heard():
+                self._ping(client)
+            elif client in self._clients:
+                self._lose(client, NoPong())
+
+    @staticmethod
+    def _ping(client: Client) -> None:
+        client.pinged = True
+        client.control(frames.ping())

@@ -1,0 +1,125 @@
+"""Runs the application: sockets, signals, the drain, restarts."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from typing import TypeAlias
+
+from aiohttp import web
+
+from chatserver import plugins, shutdown
+from chatserver.app import build
+from chatserver.config import Config, ConfigError
+from chatserver.context import report
+from chatserver.errors import Disconnect, GoingAway, ServiceRestart
+from chatserver.keys import POOL
+from chatserver.launchers import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS
+
+logger = logging.getLogger(__name__)
+
+Reload: TypeAlias = Callable[[], Config]
+
+
+def run(config: Config, reload: Reload) -> int:
+    """Serves until a signal ends it; returns the exit status, or doesn't return but starts the program anew.
+
+    SIGTERM and SIGINT stop, SIGHUP restarts with the settings that `reload` returns, if they are right.
+    """
+    _raise_descriptor_limit()
+    app = build(config)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            end = runner.run(_serve(app, config, reload))
+    except (OSError, ssl.SSLError) as error:
+        report(logger, logging.ERROR, "cannot listen", problem=str(error))
+        return 1
+    if isinstance(end, ServiceRestart):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves, as we were started
+    return 0
+
+
+async def _serve(app: web.Application, config: Config, reload: Reload) -> Disconnect:
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=HANDSHAKE_SECONDS,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+    await runner.setup()
+    try:
+        await _listen(runner, config)
+        end = await _signalled(app, reload)
+        for site in list(runner.sites):
+            await site.stop()
+        await shutdown.drain(app, end, answers=True)
+    finally:
+        await runner.cleanup()
+    return end
+
+
+async def _listen(runner: web.AppRunner, config: Config) -> None:
+    tls = _tls(config)
+    site: web.BaseSite
+    if config.socket:
+        site = web.UnixSite(runner, config.socket, ssl_context=tls)
+    else:
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls, backlog=1024)
+    await site.start()
+    addresses = [_shown(address) for address in runner.addresses]
+    report(logger, logging.INFO, "listening", addresses=addresses, tls=bool(tls))
+
+
+def _shown(address: object) -> str:
+    return "{}:{}".format(*address) if isinstance(address, tuple) else str(address)
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    if not config.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls_cert, config.tls_key, config.tls_key_password or None)
+    return context
+
+
+async def _signalled(app: web.Application, reload: Reload) -> Disconnect:
+    """Waits for the first signal that ends the server. From then on another one makes it end at once."""
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[Disconnect] = loop.create_future()
+
+    def stop(reason: Disconnect) -> None:
+        if end.done():
+            app[POOL].abort()
+        else:
+            end.set_result(reason)
+
+    def restart() -> None:
+        try:
+            plugins.load(reload())
+        except ConfigError as error:
+            report(logger, logging.ERROR, "not restarted", problem=str(error))
+        else:
+            stop(ServiceRestart())
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, GoingAway())
+    loop.add_signal_handler(signal.SIGHUP, restart)
+    return await end
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,38 @@
+"""What every test gets: no blocking call in the loop, no exception lost in a task."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from tests.server import Server
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[None]:
+    """Fails a test in which chatserver blocks the event loop."""
+    with blockbuster_ctx("chatserver"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+async def no_lost_exceptions() -> AsyncIterator[None]:
+    """Fails a test in which a task's exception went nowhere."""
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: lost.append(context))
+    yield
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not lost
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server process, to be started by the test; killed after it."""
+    server = Server(tmp_path)
+    yield server
+    server.kill()

@@ -1,0 +1,112 @@
+"""A real server process for tests, and the log lines that it wrote."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Server:
+    """One process. `start` returns when it listens on `port`; `stop` returns its exit status."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Of its WebSocket endpoint."""
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    def start(
+        self, *argv: str, cwd: Path = ROOT, port_variable: str = "PORT", wait: bool = True, **env: str
+    ) -> "Server":
+        """Starts `argv` (default: `python -m chatserver`) with `PORT` and `env` in its environment."""
+        command = argv or (sys.executable, "-m", "chatserver")
+        inherited = {
+            name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PYTHONPATH")
+        }
+        # A process started many times over shouldn't compile the world each time, whatever the machine's own setting.
+        environ = inherited | {"PYTHONWARNINGS": "default"} | {port_variable: str(self.port)} | env
+        with (self.folder / "stderr").open("ab") as stderr, (self.folder / "stdout").open("ab") as stdout:
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                start_new_session=True,
+            )  # fmt: skip
+        if wait:
+            self.wait_port()
+        return self
+
+    def wait_port(self, seconds: float = 20) -> None:
+        """Returns when something listens."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process
+            assert self.process.poll() is None, self.stderr
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        raise TimeoutError(f"nothing listens on {self.port}: {self.stderr}")
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+        """Sends a signal, and waits for the end."""
+        self.signal(number)
+        return self.wait(seconds)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal."""
+        assert self.process
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 20) -> int:
+        """The exit status."""
+        assert self.process
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """Ends whatever is left of it."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    @property
+    def stderr(self) -> str:
+        """All it has written to standard error."""
+        return (self.folder / "stderr").read_text()
+
+    @property
+    def stdout(self) -> str:
+        """All it has written to standard output."""
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log; fails on a line that is no JSON object."""
+        lines = [json.loads(line) for line in self.stderr.splitlines()]
+        assert all(isinstance(line, dict) for line in lines)
+        return lines
+
+    def events(self, message: str) -> list[dict[str, Any]]:
+        """The lines of its log with this message."""
+        return [line for line in self.log if line["message"] == message]
