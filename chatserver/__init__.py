@@ -1,6 +1,7 @@
 """A chat server on aiohttp. What stands here is what plugins may rely on."""
 
 from chatserver.chain import Handler, Middleware
+from chatserver.client import Client
 from chatserver.errors import ChatError, Disconnect
 from chatserver.message import Command, Event, Joined, Left, Message, Notice, Publish
 
@@ -8,6 +9,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChatError",
+    "Client",
     "Command",
     "Disconnect",
     "Event",

@@ -8,13 +8,12 @@ from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from chatserver.config import Config
+from chatserver.config import ORIGIN, Config
 
 RETRY_SECONDS: Final = 5
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
-_ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?", re.IGNORECASE)
 _DEFAULT_PORT: Final = {"http": "80", "https": "443"}
 
 _SPARE_DESCRIPTORS: Final = 64
@@ -105,7 +104,7 @@ def _check_handshake(request: web.Request) -> None:
 
 def _origin(text: str) -> tuple[str, str, str] | None:
     """Scheme, host and port (RFC 6454 section 4); None if `text` is no web origin."""
-    match = _ORIGIN.fullmatch(text)
+    match = ORIGIN.fullmatch(text)
     if not match:
         return None
     scheme, host, port = match.groups()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from chatserver import frames
-from chatserver.errors import Disconnect, Slow
+from chatserver.errors import ConnectionLost, Disconnect, Slow
 from chatserver.message import Event
 from chatserver.protocol import Codec
 
@@ -91,12 +91,13 @@ class Client:
 
     __slots__ = (
         "__weakref__",
-        "_abort",
         "_apart",
         "_control",
         "_queue",
         "_queued",
+        "_timer",
         "_wake",
+        "aborted",
         "address",
         "close_sent",
         "codec",
@@ -138,6 +139,8 @@ class Client:
         """Events handed to it; those of its sources are counted when it stops being level."""
         self.ending: Disconnect | None = None
         """Why the connection ends, once it does."""
+        self.aborted = False
+        """It didn't end by itself."""
         self.close_sent = False
         self.parked = False
         """The transport is paused, and the client's own task drains it."""
@@ -146,16 +149,18 @@ class Client:
         self.sources: list[Source] = []
         self._wake = wake
         self._apart = False
-        self._abort: asyncio.TimerHandle | None = None
         self._control = b""
         self._queue: deque[bytes] = deque()
         self._queued = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {self.user}>"
 
     def follow(self, source: Source) -> None:
         """From now on the client receives what `source` is told."""
+        if self.ending:
+            return
         self._step_apart()
         self.sources.append(source)
         source.join(self)
@@ -165,10 +170,11 @@ class Client:
         """Tells `event` to this client alone, after all that was told to it before."""
         if self.ending:
             return
+        piece = self.codec.encode(event)
         self._step_apart()
-        self._put(self.codec.encode(event))
+        self._put(piece)
         self.delivered += 1
-        if self._queued > self.queue_bytes:
+        if self.parked and self._queued > self.queue_bytes:
             self.disconnect(Slow())
         else:
             self._wake(self)
@@ -198,16 +204,24 @@ class Client:
         self.sources.clear()
         if self.parked and not self._queue:
             self._send_close()  # straight behind what the transport holds: its drain may never come
-        self._abort = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
         self._wake(self)
+
+    def abort(self) -> None:
+        """Drops a connection that doesn't end by itself."""
+        if not self.transport.lost:
+            self.aborted = True
+            self.transport.abort()
 
     def gone(self) -> None:
         """The connection is over: nothing has to be aborted any more."""
-        if self._abort:
-            self._abort.cancel()
+        if self._timer:
+            self._timer.cancel()
 
     def serve(self) -> bool:
-        """Writes what waits, about `WRITE_BYTES` at the most; for the pool's drain. False: something is left to do."""
+        """Writes what waits; for the pool's drain. False: something is left to do."""
+        if self.transport.lost:
+            return True
         return self._write() and (self.ending is not None or self._step_level())
 
     def park(self) -> None:
@@ -217,20 +231,22 @@ class Client:
 
     async def drain(self) -> None:
         """Serves a parked client until its transport takes data again, and hands it back to the pool."""
-        while not self.transport.lost:
-            await self.transport.drained()
-            if self._write():
-                break
-        self.parked = False
-        self._wake(self)
+        try:
+            while not self.transport.lost:
+                await self.transport.drained()
+                if self._write():
+                    break
+        finally:
+            self.parked = False
+            self.pinged = False  # a ping may have waited all the while
+            self._wake(self)
 
     def _write(self) -> bool:
         for source in self.sources if self._apart else ():
             self._put(*source.pull(self))
-        data = self._take()
-        if data:
-            self.transport.write(data)
-        if self._queue or self.transport.paused:
+        while (self._queue or self._control) and not self.transport.paused:
+            self.transport.write(self._take())
+        if self.transport.paused:
             return False
         if self.ending and not self.close_sent:
             self._send_close()
@@ -269,6 +285,7 @@ class Client:
         return control + self.codec.join(pieces) if pieces else control
 
     def _send_close(self) -> None:
-        if self.ending:
-            self.close_sent = True
+        self._control = b""
+        self.close_sent = True
+        if self.ending and not isinstance(self.ending, ConnectionLost):
             self.transport.write(frames.close(self.ending))

@@ -7,17 +7,20 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 from environs import EnvValidationError, FileAwareEnv, ValidationError
 
 LEVELS: Final = ("debug", "info", "warn", "error")
 MASK: Final = "***"
+ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?", re.IGNORECASE)
+"""Scheme, host and port (RFC 6454 section 4)."""
 
 _COUNT: Final = 1_000_000
 _BYTES: Final = 1 << 30
@@ -34,7 +37,8 @@ class ConfigError(Exception):
 
 def _setting(default: str, parse: Callable[[str], object], *, secret: bool = False) -> Any:
     """A field of `Config`: `default` as it would stand in a file, `parse` raises `ValidationError`."""
-    return dataclasses.field(default=parse(default), metadata={"default": default, "parse": parse, "secret": secret})
+    metadata = {"default": default, "parse": parse, "secret": secret}
+    return dataclasses.field(default=parse(default), metadata=metadata, repr=not secret)
 
 
 def _text(default: str = "", *, secret: bool = False) -> Any:
@@ -42,7 +46,22 @@ def _text(default: str = "", *, secret: bool = False) -> Any:
 
 
 def _names(default: str = "") -> Any:
-    return _setting(default, lambda raw: tuple(name for part in raw.split(",") if (name := part.strip())))
+    return _setting(default, _split)
+
+
+def _origins() -> Any:
+    def parse(raw: str) -> tuple[str, ...]:
+        origins = _split(raw)
+        for origin in origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValidationError(f"{origin!r} is no origin; allowed: *, or such as https://chat.example:8443")
+        return origins
+
+    return _setting("", parse)
+
+
+def _split(raw: str) -> tuple[str, ...]:
+    return tuple(name for part in raw.split(",") if (name := part.strip()))
 
 
 def _choice(default: str, allowed: tuple[str, ...]) -> Any:
@@ -64,7 +83,7 @@ def _number(kind: type[int] | type[float], default: str, most: int, *, empty: st
         except ValueError:
             raise ValidationError(f"{raw!r} is not {what}; allowed: 0 to {most}") from None
         if math.isnan(value) or not 0 <= value <= most:
-            raise ValidationError(f"{raw} is out of range; allowed: 0 to {most}")
+            raise ValidationError(f"{raw.strip()} is out of range; allowed: 0 to {most}")
         return value
 
     return _setting(default, parse)
@@ -90,7 +109,7 @@ class Config:
     max_queue_bytes: int = _number(int, "262144", _BYTES)
     max_connections: int = _number(int, "0", _COUNT)
     max_connections_per_address: int = _number(int, "0", _COUNT)
-    allowed_origins: tuple[str, ...] = _names()
+    allowed_origins: tuple[str, ...] = _origins()
     heartbeat_seconds: float = _number(float, "25", _DAY)
     write_seconds: float = _number(float, "10", _DAY)
     drain_seconds: float = _number(float, "8", _DAY)
@@ -100,6 +119,7 @@ CONFIG: Final = web.AppKey("CONFIG", Config)
 REQUEST_CONFIG: Final = web.RequestKey("REQUEST_CONFIG", Config)
 
 FIELDS: Final = {field.name.upper(): field for field in dataclasses.fields(Config)}
+_KNOWN: Final = (*FIELDS, *(f"{name}_FILE" for name in FIELDS))
 
 
 def load(path: str | None = None) -> Config:
@@ -115,7 +135,7 @@ def load(path: str | None = None) -> Config:
     for name, field in FIELDS.items():
         try:
             values[field.name] = env.setting(name, field.metadata["default"], parse=field.metadata["parse"])
-        except ValueError as error:  # environs: the file that NAME_FILE names can't be read
+        except (ValueError, OSError) as error:  # the file that NAME_FILE names can't be read
             problems.append(f"{name}: {error}")
     try:
         env.seal()
@@ -154,12 +174,20 @@ def _read_file(env: FileAwareEnv, path: str) -> list[str]:
         return [f"{path}: {error}"]
     if not found and not os.path.isfile(path):
         return [f"{path}: no such file"]
-    known = [*FIELDS, *(f"{name}_FILE" for name in FIELDS)]
-    return [f"{name}: no such setting{_hint(name, known)}" for name in dotenv_values(path) if name not in known]
+    with open(path, encoding="utf-8") as file:
+        return list(filter(None, map(_line_problem, parse_stream(file))))
 
 
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name.upper(), known, n=1)
+def _line_problem(line: Binding) -> str | None:
+    if line.error or (line.key and line.value is None):
+        return f"line {line.original.line}: {line.original.string.strip()!r} is not NAME=value"
+    if line.key and line.key not in _KNOWN:
+        return f"{line.key}: no such setting{_hint(line.key)}"
+    return None
+
+
+def _hint(name: str) -> str:
+    close = difflib.get_close_matches(name.upper(), _KNOWN, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

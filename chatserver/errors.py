@@ -9,6 +9,7 @@ The rule for clients: after 1001, 1006, 1011, 1012, 1013 and 3000 to 3499 connec
 any other code change something first, for the same thing would only happen again.
 """
 
+import math
 from typing import ClassVar, Final
 
 REASON_BYTES: Final = 123
@@ -39,7 +40,7 @@ class TooManyMessages(ChatError):
     text = "too many messages"
 
     def __init__(self, retry_seconds: float) -> None:
-        super().__init__(f"{self.text}, retry in {retry_seconds:.1f} s")
+        super().__init__(f"{self.text}, retry in {math.ceil(retry_seconds * 10) / 10:.1f} s")
 
 
 class NotJSON(ChatError):

@@ -71,9 +71,9 @@ class Feed:
         pieces = self._next()
         if not pieces:
             return ()
+        data = self.codec.join(pieces)
         self._flushed += len(pieces)
         self.pending_bytes -= sum(map(len, pieces))
-        data = self.codec.join(pieces)
         stalled = []
         for client in self._level:
             transport = client.transport
@@ -81,6 +81,13 @@ class Feed:
             if transport.paused:
                 stalled.append(client)
         return stalled
+
+    def drop(self) -> Collection[Client]:
+        """Lets go of all pieces, and returns all followers: they miss something that couldn't be told to them."""
+        self._base = self._flushed = self._end
+        self._pieces.clear()
+        self._kept_bytes = self.pending_bytes = 0
+        return [*self._level, *self._apart]
 
     def trim(self) -> Collection[Client]:
         """Lets go of what nobody needs, and of what is too much. Returns those that needed the latter: the slow."""
@@ -103,12 +110,11 @@ class Feed:
         start = self._flushed - self._base
         if self.pending_bytes <= WRITE_BYTES:
             return self._pieces[start:]
-        size = 0
-        for stop in range(start, len(self._pieces)):
+        size, stop = 0, start
+        while size < WRITE_BYTES:  # more than that is pending
             size += len(self._pieces[stop])
-            if size >= WRITE_BYTES:
-                break
-        return self._pieces[start : stop + 1]
+            stop += 1
+        return self._pieces[start:stop]
 
     def _drop(self, place: int) -> None:
         count = min(place, self._flushed) - self._base

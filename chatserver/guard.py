@@ -49,11 +49,13 @@ class Call:
     count against the deadline, and its exceptions pass.
     """
 
-    __slots__ = ("_beyond", "_guard", "_loop", "_timeout")
+    __slots__ = ("_away", "_beyond", "_guard", "_left", "_loop", "_timeout")
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._beyond: BaseException | None = None
+        self._away = 0
+        self._left: float | None = None
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(guard.seconds or None)
 
@@ -79,16 +81,29 @@ class Call:
 
     async def onward(self, work: Awaitable[T]) -> T:
         """Awaits `work`, which the function asked for but isn't to blame for."""
-        when = self._timeout.when()
-        left = None if when is None else when - self._loop.time()
-        self._timeout.reschedule(None)
+        self._away += 1
+        if self._away == 1:
+            self._stop_clock()
         try:
             return await work
         except BaseException as error:
             self._beyond = error
             raise
         finally:
-            self._timeout.reschedule(None if left is None else self._loop.time() + left)
+            self._away -= 1
+            if not self._away:
+                self._start_clock()
+
+    def _stop_clock(self) -> None:
+        when = self._timeout.when()
+        if when is not None and not self._timeout.expired():
+            self._left = when - self._loop.time()
+            self._timeout.reschedule(None)
+
+    def _start_clock(self) -> None:
+        if self._left is not None:
+            self._timeout.reschedule(self._loop.time() + self._left)
+            self._left = None
 
 
 def _is_failure(error: BaseException) -> bool:

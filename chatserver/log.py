@@ -17,6 +17,7 @@ LINES_PER_SECOND: Final = 10
 
 access = logging.getLogger("chatserver.access")
 
+_LIBRARIES: Final = ("aiohttp", "asyncio")
 _LEVELS: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
 
 
@@ -32,11 +33,11 @@ class ContextFilter(logging.Filter):
 
 
 class PeerFaultFilter(logging.Filter):
-    """No traceback for what a peer did: a request that isn't HTTP, a connection that it broke."""
+    """No traceback for what a peer did to aiohttp or asyncio: no HTTP, or a connection that it broke."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError | ConnectionError):
+        if record.name.split(".")[0] not in _LIBRARIES or not isinstance(error, HttpProcessingError | ConnectionError):
             return True
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"

@@ -21,8 +21,8 @@ def load(config: Config) -> list[Setup]:
     An installed plugin does nothing until it is named. Its entry point is a module with `setup(app)`, or the function.
     """
     problems: list[str] = []
-    found = [_feature(name, problems) for name in config.features] + [
-        _plugin(name, problems) for name in config.plugins
+    found = [_feature(name, problems) for name in dict.fromkeys(config.features)] + [
+        _plugin(name, problems) for name in dict.fromkeys(config.plugins)
     ]
     if problems:
         raise ConfigError(problems)
@@ -44,7 +44,7 @@ def _plugin(name: str, problems: list[str]) -> Setup | None:
     try:
         return _setup(installed[name].load())
     except Exception as error:
-        problems.append(f"PLUGINS: {name!r} can't be loaded: {type(error).__name__}: {error}")
+        problems.append(f"PLUGINS: {name!r} can't be loaded: {' '.join(f'{type(error).__name__}: {error}'.split())}")
         return None
 
 

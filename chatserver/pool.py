@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from chatserver.client import WRITE_BYTES, Client
+from chatserver.client import CLOSE_SECONDS, WRITE_BYTES, Client
 from chatserver.context import report
 from chatserver.errors import ChatError, ConnectionLost, Disconnect, ServerFault, Slow
 from chatserver.feed import Feed
@@ -99,10 +99,11 @@ class Pool:
 
     def broadcast(self, event: Event) -> None:
         """Tells `event` to everybody, encoded once for each codec. Never waits: who publishes a lot awaits `room`."""
-        for codec, feed in self._feeds.items():
-            if feed.followers:
-                feed.append(codec.encode(event))
-                self._unflushed[feed] = None
+        heard = [feed for feed in self._feeds.values() if feed.followers]
+        pieces = [feed.codec.encode(event) for feed in heard]  # if one fails, nobody has heard anything
+        for feed, piece in zip(heard, pieces, strict=True):
+            feed.append(piece)
+            self._unflushed[feed] = None
         self._work.set()
 
     async def room(self) -> None:
@@ -118,7 +119,7 @@ class Pool:
     async def close(self, end: Disconnect, seconds: float, *, answers: bool) -> Closed:
         """Disconnects everybody with `end`: what is queued, then the close frame, and in `seconds` all are gone.
 
-        `answers`: the peers' close frames can still be read, so they are waited for.
+        `answers`: the peers' close frames can still be read, so each has `CLOSE_SECONDS` to answer.
         """
         self.draining = True
         clients = self._closing = list(self.clients)
@@ -126,25 +127,21 @@ class Pool:
             client.disconnect(end, seconds)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
+        patience = CLOSE_SECONDS if answers else 0.0
+        told: dict[Client, float] = {}
         waiting = clients
         while waiting and loop.time() < deadline:
             await asyncio.sleep(0.02)
-            waiting = [client for client in waiting if not self._let_go(client, answers)]
+            waiting = [client for client in waiting if not _let_go(client, told, patience)]
         for client in waiting:
-            client.transport.abort()
-        return Closed(sum(client.close_sent for client in clients) - len(waiting), len(waiting))
+            client.abort()
+        aborted = sum(client.aborted for client in clients)
+        return Closed(len(clients) - aborted, aborted)
 
     def abort(self) -> None:
         """Drops everybody at once; ends a `close` that still waits."""
-        for client in self._closing:
-            client.transport.abort()
-
-    @staticmethod
-    def _let_go(client: Client, answers: bool) -> bool:
-        transport = client.transport
-        if not answers and client.close_sent and not transport.buffered:
-            transport.close()
-        return transport.lost
+        for client in {*self.clients, *self._closing}:
+            client.abort()
 
     def _feed(self, codec: Codec) -> Feed:
         if codec not in self._feeds:
@@ -158,52 +155,67 @@ class Pool:
             await self._work.wait()
             self._work.clear()
             started = loop.time()
-            try:
-                self._flush()
-            except Exception as error:  # the drain serves everybody: it goes on, whatever happens
-                report(logger, logging.ERROR, "flush failed", exc_info=error)
+            self._flush()
             pause = min(max(least, 2 * (loop.time() - started)), most)
             await asyncio.sleep(started + pause - loop.time())
 
     def _flush(self) -> None:
         feeds, self._unflushed = self._unflushed, {}
         for feed in feeds:
-            for client in feed.flush():
-                self._park(client)
-            for client in feed.trim():
-                client.disconnect(Slow())
-            if feed.pending_bytes:
-                self._unflushed[feed] = None
-                self._work.set()
+            self._flush_feed(feed)
         ready, self._ready = self._ready, {}
         for client in ready:
             if not client.parked:
                 self._serve(client)
+        for feed in feeds:  # now that all who could take something have had it
+            for client in feed.trim():
+                client.disconnect(Slow())
         self._flushed.set()
         self._flushed.clear()
+
+    def _flush_feed(self, feed: Feed) -> None:
+        try:
+            for client in feed.flush():
+                self._park(client)
+        except Exception as error:  # a codec's; the others go on
+            report(logger, logging.ERROR, "flush failed", exc_info=error)
+            for client in feed.drop():
+                client.disconnect(ServerFault())
+        if feed.pending_bytes:
+            self._unflushed[feed] = None
+            self._work.set()
 
     def _serve(self, client: Client) -> None:
         try:
             done = client.serve()
         except Exception as error:
-            report(logger, logging.ERROR, "drain failed", connection=client.id, user=client.user, exc_info=error)
-            client.disconnect(ServerFault())
+            self._fail(client, error)
             return
-        if client.transport.paused:
+        if client.transport.paused and not client.transport.lost:
             self._park(client)
         elif not done:
             self.wake(client)
 
     def _park(self, client: Client) -> None:
-        if not client.parked:
-            client.park()
-            self._spawn(client.drain())
+        client.park()
+        self._spawn(self._drain_parked(client))
+
+    async def _drain_parked(self, client: Client) -> None:
+        try:
+            await client.drain()
+        except Exception as error:
+            self._fail(client, error)
+
+    @staticmethod
+    def _fail(client: Client, error: Exception) -> None:
+        report(logger, logging.ERROR, "drain failed", connection=client.id, user=client.user, exc_info=error)
+        client.disconnect(ServerFault())
 
     def _lose(self, client: Client, end: Disconnect) -> None:
         """The pulse found that `client` is gone, or as good as gone."""
         if not client.ending:
             client.disconnect(end)
-            client.transport.abort()
+            client.abort()
         self.remove(client)
 
     async def _depart(self, client: Client) -> None:
@@ -235,3 +247,13 @@ class Pool:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _let_go(client: Client, told: dict[Client, float], patience: float) -> bool:
+    """The client is gone. Who has been told all, which `told` keeps the time of, and doesn't go in time is closed."""
+    transport = client.transport
+    if client.close_sent and not transport.lost and not transport.buffered:
+        now = asyncio.get_running_loop().time()
+        if now - told.setdefault(client, now) >= patience:
+            transport.close()
+    return transport.lost

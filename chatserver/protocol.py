@@ -63,22 +63,12 @@ class Simple:
         except msgspec.DecodeError:
             raise NotJSON from None
         if message.type != CHAT:
-            raise ServerOnly if message.type == SYSTEM else UnknownType(f"unknown type {message.type}")
+            raise ServerOnly if message.type == SYSTEM else UnknownType(f"unknown type {str(message.type)[:_QUOTED]}")
         self._check(message.body)
         return Publish(message.body)
 
     def encode(self, event: Event) -> bytes:
-        match event:
-            case Message(body=body):
-                frame = _Frame(CHAT, body)
-            case Joined(user=user):
-                frame = _Frame(SYSTEM, f"{user} connected")
-            case Left(user=user):
-                frame = _Frame(SYSTEM, f"{user} disconnected")
-            case Notice(body=body):
-                frame = _Frame(SYSTEM, body)
-            case Refused(code=code, text=text):
-                frame = _Frame(SYSTEM, f"error: {text} ({code})")
+        frame = _Frame(CHAT, event.body) if isinstance(event, Message) else _Frame(SYSTEM, _notice(event))
         return frames.text(self._encode(frame))
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
@@ -91,3 +81,11 @@ class Simple:
         limit = self._max_body_bytes
         if limit and len(body) * 4 > limit and len(body.encode()) > limit:
             raise BodyTooLong(f"body too long, at most {limit} bytes")
+
+
+def _notice(event: Joined | Left | Notice | Refused) -> str:
+    if isinstance(event, Joined):
+        return f"{event.user} connected"
+    if isinstance(event, Left):
+        return f"{event.user} disconnected"
+    return event.body if isinstance(event, Notice) else f"error: {event.text} ({event.code})"

@@ -8,6 +8,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 from aiohttp import web
@@ -55,10 +56,10 @@ async def _serve(app: web.Application, config: Config, reload: Reload) -> Discon
     try:
         await _listen(runner, config)
         end = await _signalled(app, reload)
-        for site in list(runner.sites):
-            await site.stop()
+        await _stop_listening(runner, config)
         await shutdown.drain(app, end, answers=True)
     finally:
+        app[POOL].draining = True  # nobody is left for the application's own shutdown to say goodbye to
         await runner.cleanup()
     return end
 
@@ -73,6 +74,13 @@ async def _listen(runner: web.AppRunner, config: Config) -> None:
     await site.start()
     addresses = [_shown(address) for address in runner.addresses]
     report(logger, logging.INFO, "listening", addresses=addresses, tls=bool(tls))
+
+
+async def _stop_listening(runner: web.AppRunner, config: Config) -> None:
+    for site in list(runner.sites):
+        await site.stop()
+    if config.socket:
+        Path(config.socket).unlink(missing_ok=True)  # noqa: ASYNC240 - asyncio itself does it from 3.13 on
 
 
 def _shown(address: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 
+from tests.raw import RawClient
 from tests.server import Server
 
 
@@ -28,6 +29,13 @@ async def no_lost_exceptions() -> AsyncIterator[None]:
     gc.collect()
     await asyncio.sleep(0)
     assert not lost
+
+
+@pytest.fixture(autouse=True)
+async def no_raw_clients_left() -> AsyncIterator[None]:
+    """Ends the test's raw connections."""
+    yield
+    await RawClient.clean_up()
 
 
 @pytest.fixture

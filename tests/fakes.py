@@ -1,7 +1,10 @@
 """Stand-ins that keep the real interfaces."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from unittest import mock
 
 from chatserver.client import Client
 from chatserver.protocol import Codec, Simple
@@ -80,3 +83,65 @@ def make_client(
         queue_bytes=queue_bytes,
         wake=wake,
     )
+
+
+class Clock:
+    """The time of the running loop, standing still until it is pushed: see `stopped_clock`."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        """What the loop is told."""
+        return self.now
+
+    async def push(self, seconds: float, step: float = 0.01) -> None:
+        """Lets time pass, in steps so small that no timer is late by more than one."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(self.now + step, end)
+            await turns()
+
+
+@contextlib.contextmanager
+def stopped_clock() -> Iterator[Clock]:
+    """Takes over the time of the running loop: no test waits, and no busy machine makes a timer late."""
+    loop = asyncio.get_running_loop()
+    clock = Clock(loop.time())
+    with mock.patch.object(loop, "time", clock.time):
+        yield clock
+
+
+async def turns(count: int = 10) -> None:
+    """Lets all that can go on go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def split(wire: bytes) -> list[tuple[int, bytes]]:
+    """The frames on `wire`, as opcode and payload. Fails on what a server must not send, and on half a frame."""
+    found = []
+    while wire:
+        first, length, start = wire[0], wire[1], 2
+        assert first & 0xF0 == 0x80, "fragmented, or a reserved bit"
+        if length >= 126:
+            start = 4 if length == 126 else 10
+            length = int.from_bytes(wire[2:start], "big")
+        payload = wire[start : start + length]
+        assert len(payload) == length, "half a frame, or a masked one"
+        found.append((first & 0x0F, payload))
+        wire = wire[start + length :]
+    return found
+
+
+def told(transport: FakeTransport) -> list[str]:
+    """What a peer with the simple protocol hears: bodies, and `<close 1001 reason>`, `<ping data>`, `<pong data>`."""
+    heard = []
+    for opcode, payload in split(transport.wire):
+        if opcode == 1:
+            heard.append(json.loads(payload)["body"])
+        elif opcode == 8:
+            heard.append(f"<close {int.from_bytes(payload[:2], 'big')} {payload[2:].decode()}>")
+        else:
+            heard.append(f"<{ {9: 'ping', 10: 'pong'}[opcode] } {payload.decode()}>")
+    return heard

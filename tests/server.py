@@ -102,10 +102,13 @@ class Server:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of its log; fails on a line that is no JSON object."""
-        lines = [json.loads(line) for line in self.stderr.splitlines()]
-        assert all(isinstance(line, dict) for line in lines)
-        return lines
+        """The lines of its log."""
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+
+    @property
+    def foreign(self) -> list[str]:
+        """Lines on standard error that are none of the log: those of launchers that aren't ours."""
+        return [line for line in self.stderr.splitlines() if not line.startswith("{")]
 
     def events(self, message: str) -> list[dict[str, Any]]:
         """The lines of its log with this message."""

@@ -1,0 +1,90 @@
+"""The documentation says what the code does."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from chatserver import errors
+from chatserver.config import FIELDS
+from chatserver.errors import ChatError, Disconnect
+from tests.server import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text()
+PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+SHOUT = ROOT / "examples" / "shout"
+
+
+def block(text: str, language: str) -> str:
+    """The first code block in this language."""
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("text", [README, PLUGINS], ids=["README.md", "plugins.md"])
+def test_the_plugin_shown_is_the_one_that_is_tested(text: str) -> None:
+    assert block(text, "python") == (SHOUT / "chatserver_shout.py").read_text()
+
+
+def test_the_packaging_shown_is_the_one_that_is_tested() -> None:
+    assert tomllib.loads(block(PLUGINS, "toml")) == tomllib.loads((SHOUT / "pyproject.toml").read_text())
+
+
+def test_settings_in_the_readme_exist_with_their_defaults() -> None:
+    table = README.split("## Settings")[1].split("##")[0]
+    rows = re.findall(r"^\| (`[A-Z].*?) \|(.*?)\|", table, re.MULTILINE)
+    assert len(rows) > 5
+    for names, defaults in rows:
+        named = re.findall(r"`([A-Z_]+)`", names)
+        shown = re.findall(r"`(.*?)`", defaults) or [""] * len(named)
+        assert {name: FIELDS[name].metadata["default"] for name in named} == dict(zip(named, shown, strict=True))
+
+
+def codes(kind: type[ChatError | Disconnect]) -> list[int]:
+    """Those of its subclasses, and theirs, that are ours."""
+    own = [below for below in kind.__subclasses__() if below.__module__ == errors.__name__]
+    return [code for below in own for code in (below.code, *codes(below))]
+
+
+def test_every_error_has_its_number_in_the_table_and_no_other_has() -> None:
+    table = PROTOCOL.split("## Errors")[1].split("##")[0]
+    documented = [int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)]
+    assert documented == sorted([ChatError.code, *codes(ChatError)])
+
+
+def test_every_close_code_is_in_the_table_and_no_other_is() -> None:
+    table = PROTOCOL.split("## The end of a connection")[1]
+    documented = {int(number) for number in re.findall(r"^\| (\d+)", table, re.MULTILINE)}
+    assert documented == set(codes(Disconnect))
+
+
+def test_every_log_event_is_in_the_table() -> None:
+    table = (ROOT / "docs" / "operation.md").read_text().split("## Logs")[1].split("##")[0]
+    code = "\n".join(path.read_text() for path in (ROOT / "chatserver").glob("*.py"))
+    reported = set(re.findall(r"report\(\s*logger,\s*logging\.[A-Z]+,\s*\"([^\"]+)\"", code))
+    assert len(reported) > 8
+    for event in reported:
+        assert re.search(rf"^\|[^|]*\b{event}\b", table, re.MULTILINE), event
+
+
+def test_launchers_in_the_readme_are_those_that_are_tested() -> None:
+    from tests.test_launchers import LAUNCHERS
+
+    table = README.split("## Launchers")[1]
+    shown = {command.replace("'", "") for command in re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)}
+    tested = {
+        " ".join(("python" if "python" in word else Path(word).name) for word in command)
+        for command in LAUNCHERS.values()
+    }
+    assert shown <= tested

@@ -1,0 +1,87 @@
+"""The numbers and words of errors, which clients and other people's code depend on."""
+
+import pytest
+
+from chatserver import errors
+from chatserver.errors import ChatError, Disconnect, PeerClosed, TooManyMessages
+
+CHAT_ERRORS = [
+    (errors.ChatError(), 400, "refused"),
+    (errors.InternalError(), 100, "internal error"),
+    (errors.TooManyMessages(1.26), 111, "too many messages, retry in 1.3 s"),
+    (errors.NotJSON(), 410, "not valid JSON"),
+    (errors.WrongShape(), 411, "not a message"),
+    (errors.UnknownType(), 412, "unknown type"),
+    (errors.ServerOnly(), 413, "type 1 is for the server"),
+    (errors.BodyTooLong(), 414, "body too long"),
+    (errors.BodyInvalid(), 415, "body must not contain U+0000"),
+]
+
+DISCONNECTS = [
+    (errors.Disconnect(), 1008, "policy violation"),
+    (errors.PeerClosed(1000), 1000, "closed"),
+    (errors.GoingAway(), 1001, "server shutdown"),
+    (errors.ProtocolError(), 1002, "protocol error"),
+    (errors.UnsupportedData(), 1003, "binary frames are not supported"),
+    (errors.ConnectionLost(), 1006, "connection lost"),
+    (errors.InvalidText(), 1007, "invalid UTF-8"),
+    (errors.PolicyViolation(), 1008, "policy violation"),
+    (errors.MessageTooBig(), 1009, "message too big"),
+    (errors.ServerFault(), 1011, "internal server error"),
+    (errors.ServiceRestart(), 1012, "server restart"),
+    (errors.Slow(), 3008, "slow"),
+    (errors.NoPong(), 3012, "no pong"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "text"), CHAT_ERRORS)
+def test_a_chat_error_has_its_number_and_text(error: ChatError, code: int, text: str) -> None:
+    assert (error.code, str(error)) == (code, text)
+
+
+@pytest.mark.parametrize(("end", "code", "reason"), DISCONNECTS)
+def test_a_disconnect_has_its_code_and_reason(end: Disconnect, code: int, reason: str) -> None:
+    assert (end.code, str(end)) == (code, reason)
+
+
+@pytest.mark.parametrize("base", [ChatError, Disconnect])
+def test_the_tables_above_are_complete(base: type[Exception]) -> None:
+    defined = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, base)}
+    assert defined == {type(row[0]) for row in [*CHAT_ERRORS, *DISCONNECTS] if isinstance(row[0], base)}
+
+
+def test_no_two_chat_errors_share_a_number() -> None:
+    assert len({code for _, code, _ in CHAT_ERRORS}) == len(CHAT_ERRORS)
+
+
+def test_errors_and_disconnects_are_two_trees() -> None:
+    assert not any(isinstance(error, Disconnect) for error, _, _ in CHAT_ERRORS)
+    assert not any(isinstance(end, ChatError) for end, _, _ in DISCONNECTS)
+
+
+@pytest.mark.parametrize("end", [row[0] for row in DISCONNECTS])
+def test_a_reason_of_ours_fits_into_a_close_frame(end: Disconnect) -> None:
+    assert len(str(end).encode()) <= errors.REASON_BYTES
+
+
+def test_plugins_refuse_and_disconnect_with_their_own_words() -> None:
+    assert (ChatError("no links, please").code, str(ChatError("no links, please"))) == (400, "no links, please")
+    assert (Disconnect("go away").code, str(Disconnect("go away"))) == (1008, "go away")
+
+
+def test_a_peer_is_answered_with_its_own_code() -> None:
+    assert PeerClosed(4321).code == 4321
+
+
+def test_a_peer_that_gave_no_code_is_answered_with_1000() -> None:
+    assert PeerClosed(0).code == 1000
+
+
+def test_one_peers_code_is_not_the_next_ones() -> None:
+    PeerClosed(4321)
+    assert PeerClosed(0).code == 1000
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.1"), (0.5, "0.5"), (0.51, "0.6"), (12.0, "12.0")])
+def test_too_many_messages_tells_when_to_try_again(seconds: float, shown: str) -> None:
+    assert str(TooManyMessages(seconds)) == f"too many messages, retry in {shown} s"

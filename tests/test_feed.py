@@ -1,0 +1,280 @@
+"""A feed and its followers, without a pool."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pytest
+
+from chatserver.client import WRITE_BYTES, Client
+from chatserver.feed import Feed
+from chatserver.protocol import Simple
+from tests.fakes import FakeTransport, make_client
+
+
+class Piece(bytes):
+    """Bytes that are counted as long as somebody keeps them."""
+
+    kept: ClassVar[int] = 0
+
+    def __init__(self, content: bytes) -> None:
+        Piece.kept += len(content)
+
+    def __del__(self) -> None:
+        Piece.kept -= len(self)
+
+
+class CountingCodec(Simple):
+    """Counts its joins."""
+
+    joins = 0
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        self.joins += 1
+        return b"".join(pieces)
+
+
+@pytest.fixture
+def codec() -> CountingCodec:
+    return CountingCodec()
+
+
+@pytest.fixture
+def feed(codec: CountingCodec) -> Feed:
+    Piece.kept = 0
+    return Feed(codec, 1000)
+
+
+def follower(feed: Feed, *, level: bool) -> tuple[Client, FakeTransport]:
+    transport = FakeTransport()
+    client = make_client(transport)
+    feed.join(client)
+    if level:
+        feed.flush()
+        feed.pull(client)
+        feed.rejoin(client)
+    return client, transport
+
+
+def test_all_who_are_level_are_written_the_same_bytes_joined_once(feed: Feed, codec: CountingCodec) -> None:
+    transports = [follower(feed, level=True)[1] for _ in range(5)]
+    feed.append(b"a")
+    feed.append(b"b")
+    feed.flush()
+    assert [transport.written for transport in transports] == [[b"ab"]] * 5
+    assert len({id(transport.written[0]) for transport in transports}) == 1
+    assert codec.joins == 1
+
+
+def test_a_flush_of_nothing_writes_nothing(feed: Feed, codec: CountingCodec) -> None:
+    _, transport = follower(feed, level=True)
+    assert list(feed.flush()) == []
+    feed.append(b"a")
+    feed.flush()
+    feed.flush()
+    assert transport.written == [b"a"]
+    assert codec.joins == 1
+
+
+def test_a_flush_does_not_write_to_those_apart(feed: Feed) -> None:
+    _, transport = follower(feed, level=False)
+    feed.append(b"a")
+    feed.flush()
+    assert not transport.written
+
+
+def test_a_flush_returns_those_who_cannot_take_more(feed: Feed) -> None:
+    clients = [follower(feed, level=True) for _ in range(4)]
+    clients[1][1].pause_after = clients[3][1].pause_after = 1
+    feed.append(b"a")
+    assert list(feed.flush()) == [clients[1][0], clients[3][0]]
+    assert [transport.wire for _, transport in clients] == [b"a"] * 4
+
+
+def test_a_flush_takes_about_write_bytes_and_leaves_the_rest_pending(feed: Feed) -> None:
+    _, transport = follower(feed, level=True)
+    pieces = [bytes([number]) * 50_000 for number in range(8)]
+    for piece in pieces:
+        feed.append(piece)
+    assert feed.pending_bytes == 400_000
+    pending = []
+    while feed.pending_bytes:
+        feed.flush()
+        pending.append(feed.pending_bytes)
+    assert pending == [250_000, 100_000, 0]
+    assert transport.wire == b"".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "writes"), [([WRITE_BYTES - 1, 1], 1), ([WRITE_BYTES, 1], 2), ([WRITE_BYTES * 3], 1)]
+)
+def test_a_flush_stops_once_it_has_write_bytes(feed: Feed, sizes: list[int], writes: int) -> None:
+    _, transport = follower(feed, level=True)
+    for size in sizes:
+        feed.append(b"x" * size)
+    while feed.pending_bytes:
+        feed.flush()
+    assert len(transport.written) == writes
+    assert len(transport.wire) == sum(sizes)
+
+
+def test_a_newcomer_pulls_what_came_after_it_once(feed: Feed) -> None:
+    feed.append(b"before")
+    client, _ = follower(feed, level=False)
+    feed.append(b"a")
+    feed.append(b"b")
+    assert feed.pull(client) == [b"a", b"b"]
+    assert feed.pull(client) == []
+    feed.flush()
+    feed.append(b"c")
+    assert feed.pull(client) == [b"c"]
+
+
+def test_who_parts_pulls_what_was_not_flushed(feed: Feed) -> None:
+    client, transport = follower(feed, level=True)
+    feed.append(b"flushed")
+    feed.flush()
+    feed.append(b"pending")
+    feed.part(client)
+    feed.append(b"later")
+    feed.flush()
+    assert transport.wire == b"flushed"
+    assert feed.pull(client) == [b"pending", b"later"]
+
+
+def test_who_is_ahead_of_the_flush_is_even_after_it(feed: Feed) -> None:
+    client, transport = follower(feed, level=False)
+    assert feed.even(client)
+    feed.append(b"a")
+    assert feed.even(client), "as far as those who are level"
+    feed.pull(client)
+    assert not feed.even(client)
+    feed.flush()
+    assert feed.even(client)
+    feed.rejoin(client)
+    feed.append(b"b")
+    feed.flush()
+    assert transport.written == [b"b"]
+
+
+def test_who_is_behind_the_flush_is_not_even(feed: Feed) -> None:
+    client, _ = follower(feed, level=False)
+    feed.append(b"a")
+    feed.flush()
+    assert not feed.even(client)
+    feed.pull(client)
+    assert feed.even(client)
+
+
+@pytest.mark.parametrize("level", [True, False])
+def test_who_leaves_is_forgotten(feed: Feed, level: bool) -> None:
+    client, transport = follower(feed, level=level)
+    other, _ = follower(feed, level=True)
+    assert feed.followers == 2
+    feed.leave(client)
+    feed.leave(client)
+    assert feed.followers == 1
+    feed.append(b"a")
+    feed.flush()
+    assert not transport.written
+    assert list(feed.trim()) == []
+    assert other.ending is None
+
+
+def test_delivered_counts_what_was_pulled_and_what_was_flushed(feed: Feed) -> None:
+    feed.append(b"before")
+    client, _ = follower(feed, level=False)
+    feed.append(b"a")
+    feed.pull(client)
+    feed.flush()
+    feed.rejoin(client)
+    feed.append(b"b")
+    feed.append(b"c")
+    feed.flush()
+    feed.append(b"pending")
+    assert client.delivered == 1
+    feed.leave(client)
+    assert client.delivered == 3
+
+
+def test_what_everybody_has_is_let_go(feed: Feed) -> None:
+    follower(feed, level=True)
+    feed.append(Piece(b"x" * 10))
+    feed.flush()
+    feed.append(Piece(b"x" * 20))
+    assert list(feed.trim()) == []
+    assert Piece.kept == 20
+
+
+def test_what_nobody_follows_is_let_go(feed: Feed) -> None:
+    client, _ = follower(feed, level=False)
+    feed.append(Piece(b"x" * 10))
+    feed.leave(client)
+    feed.flush()
+    feed.trim()
+    assert Piece.kept == 0
+
+
+def test_what_somebody_apart_needs_is_kept(feed: Feed) -> None:
+    client, _ = follower(feed, level=False)
+    for _ in range(5):
+        feed.append(Piece(b"x" * 200))
+        feed.flush()
+        assert list(feed.trim()) == []
+    assert Piece.kept == 1000
+    assert len(feed.pull(client)) == 5
+    feed.trim()
+    assert Piece.kept == 0
+
+
+def test_who_needs_more_than_is_kept_is_slow(feed: Feed) -> None:
+    slow, _ = follower(feed, level=False)
+    feed.append(Piece(b"x" * 100))
+    feed.flush()
+    near, _ = follower(feed, level=False)
+    for _ in range(9):
+        feed.append(Piece(b"x" * 100))
+        feed.flush()
+        assert list(feed.trim()) == []
+    feed.append(Piece(b"x"))
+    feed.flush()
+    assert list(feed.trim()) == [slow]
+    feed.leave(slow)
+    assert list(feed.trim()) == []
+    assert len(feed.pull(near)) == 10
+
+
+def test_no_more_than_keep_bytes_are_kept_for_the_slow(feed: Feed) -> None:
+    follower(feed, level=False)
+    _, transport = follower(feed, level=True)
+    for _ in range(100):
+        feed.append(Piece(b"x" * 300))
+        feed.flush()
+        feed.trim()
+        assert Piece.kept <= 1000
+    assert len(transport.wire) == 30_000
+
+
+def test_what_is_pending_is_kept_however_much_it_is(feed: Feed) -> None:
+    _, transport = follower(feed, level=True)
+    for _ in range(10):
+        feed.append(Piece(b"x" * WRITE_BYTES))
+    assert list(feed.trim()) == []
+    assert Piece.kept == 10 * WRITE_BYTES
+    while feed.pending_bytes:
+        feed.flush()
+        assert list(feed.trim()) == []
+        assert Piece.kept == feed.pending_bytes
+    assert len(transport.wire) == 10 * WRITE_BYTES
+
+
+def test_who_is_ahead_of_the_flush_keeps_nothing_and_is_not_slow(feed: Feed) -> None:
+    client, _ = follower(feed, level=False)
+    follower(feed, level=True)
+    for _ in range(3):
+        feed.append(b"x" * WRITE_BYTES)
+    assert len(feed.pull(client)) == 3
+    feed.flush()
+    assert list(feed.trim()) == []
+    assert feed.pull(client) == []
+    feed.append(b"more")
+    assert feed.pull(client) == [b"more"]
