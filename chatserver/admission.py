@@ -4,6 +4,7 @@ import re
 import resource
 import secrets
 from collections import Counter
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -11,6 +12,9 @@ from aiohttp import HttpVersion11, hdrs, web
 from chatserver.config import ORIGIN, Config
 
 RETRY_SECONDS: Final = 5
+
+UNIX: Final = "unix"
+"""Stands in for the address of a peer on a Unix socket."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
@@ -28,6 +32,7 @@ class Admission:
         self._any_origin = "*" in config.allowed_origins
         self._most = config.max_connections
         self._most_per_address = config.max_connections_per_address
+        self._proxies = [ip_network(text, strict=False) for text in config.trusted_proxies]
         self._count = 0
         self._addresses: Counter[str] = Counter()
 
@@ -38,8 +43,27 @@ class Admission:
             self._check_origin(request)
         if self._count >= (self._most or _descriptors() - _SPARE_DESCRIPTORS):
             raise web.HTTPServiceUnavailable(text="too many connections", headers=retry())
-        if self._most_per_address and self._addresses[address(request)] >= self._most_per_address:
+        if self._most_per_address and self._addresses[self.address(request)] >= self._most_per_address:
             raise web.HTTPTooManyRequests(text="too many connections from this address", headers=retry())
+
+    def address(self, request: web.Request) -> str:
+        """Where `request` comes from: the peer or, if that is a trusted proxy, the last address it forwarded for.
+
+        Addresses further left in `X-Forwarded-For` are anybody's claim, unless the one behind them is trusted too.
+        """
+        address = request.remote or UNIX
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
+        while forwarded and self._is_proxy(address):
+            claim = forwarded.pop().strip()
+            if not _is_address(claim):
+                break
+            address = claim
+        return address
+
+    def _is_proxy(self, address: str) -> bool:
+        if address == UNIX:
+            return bool(self._proxies)
+        return any(ip_address(address) in network for network in self._proxies)
 
     def enter(self, address: str) -> None:
         """Counts one more in."""
@@ -62,11 +86,6 @@ class Admission:
         allowed = self._origins or {_origin(f"{scheme}://{request.host}") for scheme in _DEFAULT_PORT}
         if origin is None or origin not in allowed:
             raise web.HTTPForbidden(text="this origin is not allowed")
-
-
-def address(request: web.Request) -> str:
-    """Where `request` comes from."""
-    return request.remote or "unix"
 
 
 def name(request: web.Request) -> str:
@@ -109,6 +128,14 @@ def _origin(text: str) -> tuple[str, str, str] | None:
         return None
     scheme, host, port = match.groups()
     return scheme.lower(), host.lower(), port or _DEFAULT_PORT[scheme.lower()]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _descriptors() -> int:

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from chatserver.client import Client
-from chatserver.errors import InternalError
 from chatserver.guard import Call, Guard
 from chatserver.message import EVENTS, Command, Event
 
@@ -35,15 +34,12 @@ def _guarded(middleware: Middleware, handler: Handler, guard: Guard) -> Handler:
             async def onward(command: Command, client: Client) -> Event | None:
                 return await call.onward(handler(command, client))
 
-            reply = await middleware(command, client, onward)
-        return _checked(reply, guard)
+            return _checked(await middleware(command, client, onward))
 
     return guarded
 
 
-def _checked(reply: object, guard: Guard) -> Event | None:
+def _checked(reply: object) -> Event | None:
     if reply is None or isinstance(reply, EVENTS):
-        guard.succeeded()
         return reply
-    guard.failed(f"returned {type(reply).__name__}, not an event or None")
-    raise InternalError
+    raise TypeError(f"returned {type(reply).__name__}, not an event or None")

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any, Final
 
 from aiohttp import web
@@ -56,6 +57,18 @@ def _origins() -> Any:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ValidationError(f"{origin!r} is no origin; allowed: *, or such as https://chat.example:8443")
         return origins
+
+    return _setting("", parse)
+
+
+def _networks() -> Any:
+    def parse(raw: str) -> tuple[str, ...]:
+        for network in _split(raw):
+            try:
+                ip_network(network, strict=False)
+            except ValueError:
+                raise ValidationError(f"{network!r} is no address; allowed: such as 10.0.0.1 or 10.0.0.0/8") from None
+        return _split(raw)
 
     return _setting("", parse)
 
@@ -109,6 +122,7 @@ class Config:
     max_queue_bytes: int = _number(int, "262144", _BYTES)
     max_connections: int = _number(int, "0", _COUNT)
     max_connections_per_address: int = _number(int, "0", _COUNT)
+    trusted_proxies: tuple[str, ...] = _networks()
     allowed_origins: tuple[str, ...] = _origins()
     heartbeat_seconds: float = _number(float, "25", _DAY)
     write_seconds: float = _number(float, "10", _DAY)
@@ -169,21 +183,21 @@ def _told(error: EnvValidationError) -> list[str]:
 
 def _read_file(env: FileAwareEnv, path: str) -> list[str]:
     try:
-        found = env.read_env(path, recurse=False)
-    except (ValueError, OSError) as error:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = list(parse_stream(file))
+        malformed = [f"line {line.original.line}: not NAME=value" for line in lines if _is_malformed(line)]
+        if not malformed:  # of those, dotenv would print something of its own
+            env.read_env(path, recurse=False)
+    except ValueError as error:
         return [f"{path}: {error}"]
-    if not found and not os.path.isfile(path):
-        return [f"{path}: no such file"]
-    with open(path, encoding="utf-8") as file:
-        return list(filter(None, map(_line_problem, parse_stream(file))))
+    except OSError as error:
+        return [f"{path}: {error.strerror}"]
+    unknown = [line.key for line in lines if line.key and line.key not in _KNOWN and not _is_malformed(line)]
+    return malformed + [f"{' '.join(name.split())}: no such setting{_hint(name)}" for name in unknown]
 
 
-def _line_problem(line: Binding) -> str | None:
-    if line.error or (line.key and line.value is None):
-        return f"line {line.original.line}: {line.original.string.strip()!r} is not NAME=value"
-    if line.key and line.key not in _KNOWN:
-        return f"{line.key}: no such setting{_hint(line.key)}"
-    return None
+def _is_malformed(line: Binding) -> bool:
+    return line.error or (line.key is not None and line.value is None)
 
 
 def _hint(name: str) -> str:

@@ -71,10 +71,12 @@ class Call:
         except TimeoutError:
             self._guard.failed(f"took longer than {self._guard.seconds} s")
             raise InternalError from None
-        if error is None or error is self._beyond:
+        if error is None:
+            self._succeed()
+        elif error is self._beyond:
             return
-        if isinstance(error, ChatError | Disconnect):
-            self._guard.succeeded()
+        elif isinstance(error, ChatError | Disconnect):
+            self._succeed()
         elif _is_failure(error):
             self._guard.failed(repr(error), error)
             raise InternalError from None
@@ -93,6 +95,14 @@ class Call:
             self._away -= 1
             if not self._away:
                 self._start_clock()
+
+    def _succeed(self) -> None:
+        """It came back in time; or too late, which the clock couldn't say as the function blocked the loop."""
+        when = self._timeout.when()
+        if when is not None and self._loop.time() > when:
+            self._guard.failed(f"blocked the server for longer than {self._guard.seconds} s")
+        else:
+            self._guard.succeeded()
 
     def _stop_clock(self) -> None:
         when = self._timeout.when()

@@ -31,9 +31,11 @@ def adopt(app: web.Application, config: Config) -> None:
     main: Any = sys.modules["__main__"]
     if getattr(getattr(main, "__spec__", None), "name", "") == "aiohttp.web" and hasattr(main, "run_app"):
         main.run_app = _run_app(main.run_app, config)
-        app.on_shutdown.insert(0, _second_signal_aborts)
     elif hasattr(sys.modules.get(_ADEV), "start_main_app"):
         _adopt_adev(sys.modules[_ADEV], config)
+    else:
+        return
+    app.on_shutdown.insert(0, _second_signal_aborts)
 
 
 def _run_app(run_app: Callable[..., None], config: Config) -> Callable[..., None]:
@@ -58,16 +60,19 @@ def _run_app(run_app: Callable[..., None], config: Config) -> Callable[..., None
 
 
 async def _second_signal_aborts(app: web.Application) -> None:
-    """aiohttp would answer a second signal by leaving without clean-up."""
+    """They would answer a second signal by leaving without clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, app[POOL].abort)
 
 
 def _adopt_adev(serve: Any, config: Config) -> None:
-    """adev has `--port` and `AIO_PORT`, and 8000 without them."""
+    """adev has `--port` and `AIO_PORT`, and 8000 without them. It ends its server process with SIGINT, which by default
+    is an exception that hits any task just then: the loop is stopped instead."""
     start_main_app = serve.start_main_app
 
     async def start(runner: web.AppRunner, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, loop.stop)
         await start_main_app(runner, config.port if port == _ADEV_PORT else port)
 
     serve.start_main_app = start

@@ -237,7 +237,6 @@ class Pool:
         try:
             async with Call(guard):
                 await receiver(client)
-            guard.succeeded()
         except Disconnect as end:
             client.disconnect(end)
         except ChatError as error:

@@ -8,12 +8,14 @@ open, and tiny frames are read without ever yielding to other connections.
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Final
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
 from chatserver import frames
+from chatserver.aiohttp_private import PayloadParser, tap
 from chatserver.errors import (
     ConnectionLost,
     Disconnect,
@@ -36,6 +38,9 @@ FRAMES_PER_TURN: Final = 32
 
 CONTROL_FRAMES_PER_SECOND: Final = 100
 
+UNFINISHED_SECONDS: Final = 0.25
+"""A reader that gets bytes, but no frame, for so long looks whether it is being fed crumbs: see `feed_data`."""
+
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: the kernel forgets unsent data at once
 _POLL_SECONDS: Final = 0.02
 _WRONG: Final = {1002: ProtocolError, 1007: InvalidText, 1009: MessageTooBig}
@@ -53,20 +58,29 @@ class WebSocketTransport:
     """One WebSocket. `write` and friends are `chatserver.client.Transport`; `receive` is for the one who reads."""
 
     __slots__ = (
+        "_binary",
         "_control_count",
         "_control_since",
+        "_fed",
+        "_fed_since",
         "_frames",
         "_heard",
+        "_most_unfinished",
+        "_parser",
         "_protocol",
         "_reading",
         "_socket_transport",
         "_writer",
         "answer",
+        "refuse",
         "response",
     )
 
-    def __init__(self, max_message_bytes: int) -> None:
-        """`max_message_bytes`: a longer message ends the connection with 1009; 0 is no limit."""
+    def __init__(self, max_message_bytes: int, *, binary: bool = False) -> None:
+        """`max_message_bytes`: a longer message ends the connection with 1009; 0 is no limit.
+
+        `binary`: binary messages are welcome; otherwise they end it with 1003.
+        """
         limit = max_message_bytes and max_message_bytes + 1  # aiohttp refuses what is as long as its limit
         self.response = _Upgrade(
             autoclose=False, autoping=False, compress=False, max_msg_size=limit, writer_limit=HIGH_WATER_BYTES
@@ -74,6 +88,13 @@ class WebSocketTransport:
         """What the handler returns to aiohttp."""
         self.answer: Callable[[bytes], None] = self.write
         """Where the pong to a ping goes."""
+        self.refuse: Callable[[Disconnect], None] = lambda end: self.abort()
+        """Ends the connection from outside of `receive`, which may never get anything to return."""
+        self._binary = binary
+        self._most_unfinished = 2 * max_message_bytes + 4096 if max_message_bytes else sys.maxsize
+        self._fed = 0
+        self._fed_since = 0.0
+        self._parser: PayloadParser | None = None
         self._heard = True
         self._reading = False
         self._frames = 0
@@ -89,17 +110,44 @@ class WebSocketTransport:
         self._socket_transport = transport
         self._protocol = request.protocol
         self._writer = request.writer
+        self._parser = tap(request.protocol, self)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=HIGH_WATER_BYTES // 4)
         self._socket_option(socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
-    async def receive(self) -> str:
-        """The next text message. Raises `Disconnect` when there will be none: the peer's end, or what it did wrong."""
+    async def receive(self) -> str | bytes:
+        """The next message, `str` or, if it is binary, `bytes`.
+
+        Raises `Disconnect` when there will be none: the peer's end, or what it did wrong.
+        """
         while True:
             message = await self._next()
-            if message.type is WSMsgType.TEXT:
-                text: str = message.data
-                return text
+            if message.type is WSMsgType.TEXT or (self._binary and message.type is WSMsgType.BINARY):
+                data: str | bytes = message.data
+                return data
             self._take_control(message.type, message.data)
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Bytes from the socket on their way to aiohttp's parser.
+
+        They are a sign of life. And they are counted, as a message in endless empty or tiny fragments would never
+        reach `receive`: who sends twice the greatest message without finishing one floods.
+        """
+        self._heard = True
+        if self._reading:
+            now = asyncio.get_running_loop().time()
+            if not self._fed:
+                self._fed_since = now
+            self._fed += len(data)
+            if self._fed > self._most_unfinished and now - self._fed_since > UNFINISHED_SECONDS:
+                self.refuse(PolicyViolation("fragments without end"))
+                return False, b""
+        assert self._parser
+        return self._parser.feed_data(data)
+
+    def feed_eof(self) -> None:
+        """The end of the stream, on its way to aiohttp's parser."""
+        assert self._parser
+        self._parser.feed_eof()
 
     async def discard(self) -> None:
         """Reads, and throws away, until the peer closes or the connection is lost."""
@@ -161,6 +209,7 @@ class WebSocketTransport:
         finally:
             self._reading = False
         self._heard = True
+        self._fed = 0
         return message
 
     def _take_control(self, kind: WSMsgType, data: object) -> None:

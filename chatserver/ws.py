@@ -1,5 +1,6 @@
 """`/ws`: upgrade, reader loop, and whatever ends them."""
 
+import asyncio
 import logging
 import secrets
 import sys
@@ -29,6 +30,7 @@ from chatserver.message import Command, Event, Message, Refused
 from chatserver.pool import Pool
 from chatserver.protocol import Simple
 from chatserver.transport import WebSocketTransport
+from chatserver.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,9 @@ class Door:
         """For `cleanup_ctx`: composes the chain, to which all features have added by now, and runs the pool."""
         self._handler = compose(self._chain, self._publish, self._config.plugin_seconds)
         await self._pool.start()
+        watchdog = asyncio.create_task(Watchdog().run())
         yield
+        watchdog.cancel()
         await self._pool.stop()
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
@@ -59,7 +63,7 @@ class Door:
         if self._pool.draining:
             raise web.HTTPServiceUnavailable(text="the server stops", headers=admission.retry())
         self._admission.check(request)
-        user, address = admission.name(request), admission.address(request)
+        user, address = admission.name(request), self._admission.address(request)
         self._admission.enter(address)
         try:
             transport = WebSocketTransport(self._config.max_message_bytes)
@@ -79,7 +83,7 @@ class Door:
             queue_bytes=self._pool.queue_bytes,
             wake=self._pool.wake,
         )
-        transport.answer = client.control
+        transport.answer, transport.refuse = client.control, client.disconnect
         context.connection.set(client.id)
         context.user.set(user)
         context.report(logger, logging.INFO, "connected", address=address)
@@ -102,6 +106,7 @@ class Door:
             bad = 0
             while not client.ending:
                 text = await transport.receive()
+                assert isinstance(text, str)
                 client.received += 1
                 bad = 0 if await self._answer(client, text) else bad + 1
                 if bad == BAD_FRAMES:

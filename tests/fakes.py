@@ -6,8 +6,14 @@ import json
 from collections.abc import Callable, Iterator
 from unittest import mock
 
+from hypothesis import HealthCheck, settings
+
 from chatserver.client import Client
 from chatserver.protocol import Codec, Simple
+
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For property tests: a busy machine is no failure."""
 
 
 class FakeTransport:

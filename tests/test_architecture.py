@@ -31,7 +31,20 @@ def test_each_module_can_be_imported_alone(module: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", f"import {name}"], check=True, cwd=ROOT, timeout=30)
 
 
-ENGINE = ("errors", "message", "frames", "context", "protocol", "guard", "client", "feed", "pulse", "pool", "chain")
+ENGINE = (
+    "errors",
+    "message",
+    "frames",
+    "context",
+    "protocol",
+    "guard",
+    "watchdog",
+    "client",
+    "feed",
+    "pulse",
+    "pool",
+    "chain",
+)
 
 
 @pytest.mark.parametrize("module", ENGINE)

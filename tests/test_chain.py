@@ -209,7 +209,7 @@ async def test_a_middleware_that_fails_costs_its_message_and_is_named_in_the_log
 async def test_the_log_says_what_junk_a_middleware_returned(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InternalError):
         await say(compose([return_junk], echo, SECONDS))
-    assert vars(caplog.records[0])["problem"] == "returned dict, not an event or None"
+    assert vars(caplog.records[0])["problem"] == "TypeError('returned dict, not an event or None')"
 
 
 async def test_a_middleware_that_hangs_costs_its_message_and_is_named_in_the_log(

@@ -146,6 +146,16 @@ async def test_a_client_whose_transport_takes_data_is_not_slow(transport: FakeTr
     assert told(transport) == ["a", "b", "c"]
 
 
+async def test_a_client_that_is_paused_with_more_than_the_bound_queued_is_slow(transport: FakeTransport) -> None:
+    client = make_client(transport, queue_bytes=1000)
+    tell(client, "a" * WRITE_BYTES, "b" * WRITE_BYTES)
+    transport.pause_after = 1
+    client.serve()
+    await park(client, transport)
+    assert isinstance(client.ending, Slow)
+    assert told(transport) == ["a" * WRITE_BYTES, "<close 3008 slow>"]
+
+
 async def test_what_is_written_is_no_longer_in_the_queue(transport: FakeTransport) -> None:
     client = make_client(transport, queue_bytes=len(CODEC.encode(Notice("a"))))
     for _ in range(100):
@@ -402,6 +412,31 @@ async def test_a_peer_that_does_not_go_is_aborted(client: Client, transport: Fak
     assert not transport.aborted
     await clock.push(0.04)
     assert transport.aborted
+
+
+async def test_it_is_known_who_had_to_be_aborted(client: Client, clock: Clock) -> None:
+    client.disconnect(GoingAway())
+    aborted = [client.aborted]
+    await clock.push(CLOSE_SECONDS + 0.02)
+    assert [*aborted, client.aborted] == [False, True]
+
+
+async def test_a_connection_that_is_lost_already_is_not_aborted(
+    client: Client, transport: FakeTransport, clock: Clock
+) -> None:
+    client.disconnect(GoingAway())
+    transport.lose()
+    await clock.push(CLOSE_SECONDS + 0.02)
+    assert not transport.aborted
+    assert not client.aborted
+
+
+async def test_a_lost_client_has_nothing_to_do(client: Client, transport: FakeTransport) -> None:
+    tell(client, "a")
+    transport.paused = True
+    transport.lose()
+    assert client.serve()
+    assert not client.parked
 
 
 async def test_a_paused_peer_that_does_not_go_is_aborted_too(

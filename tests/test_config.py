@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +115,8 @@ def sample(name: str) -> tuple[str, object]:
         return "http", ("http",)
     if name == "ALLOWED_ORIGINS":
         return "https://a.example", ("https://a.example",)
+    if name == "TRUSTED_PROXIES":
+        return "10.0.0.0/8", ("10.0.0.0/8",)
     return ("debug", "debug") if name == "LOG_LEVEL" else ("there", "there")
 
 
@@ -149,12 +153,10 @@ def test_lists_are_split_at_commas_and_stripped(monkeypatch: pytest.MonkeyPatch)
     assert load().plugins == ("b", "a", "c")
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_loading_leaves_the_process_environment_alone(broken: bool, write: Write) -> None:
-    path = write(f"PORT=1111\nHOST=there\nCHAT_CANARY{'=1' if broken else ''}\n")
+def test_loading_leaves_the_process_environment_alone(write: Write) -> None:
     before = dict(os.environ)
-    assert any("CHAT_CANARY" in line for line in problems(path))
-    load(write("PORT=1111\nHOST=there\n"))
+    assert problems(write("PORT=1111\nHOST=there\nCHAT_CANARY=1\n"))
+    assert load(write("PORT=1111\nHOST=there\n")) == Config(port=1111, host="there")
     assert dict(os.environ) == before
 
 
@@ -348,11 +350,11 @@ def test_a_secret_under_a_misspelt_name_is_not_told(write: Write) -> None:
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     path = str(tmp_path / "missing.env")
-    assert problems(path) == [f"{path}: no such file"]
+    assert problems(path) == [f"{path}: No such file or directory"]
 
 
 def test_a_folder_is_told(tmp_path: Path) -> None:
-    assert problems(str(tmp_path)) == [f"{tmp_path}: path must be a filename, not a directory."]
+    assert problems(str(tmp_path)) == [f"{tmp_path}: Is a directory"]
 
 
 @pytest.mark.parametrize("path", ["{file}/below", "x" * 300, "\0"], ids=["below a file", "too long", "NUL"])
@@ -383,7 +385,23 @@ def test_a_file_that_is_not_utf_8_is_told(content: bytes, write: Write) -> None:
     ],
 )
 def test_a_line_that_is_no_setting_is_told(content: bytes, write: Write) -> None:
-    assert problems(write(content))
+    assert len(problems(write(b"LOG_LEVEL=warn\n" + content))) == 1
+
+
+@pytest.mark.parametrize("line", ["TLS_KEY_PASSWORD hunter2", "TLS_KEY_PASSWORD: hunter2", 'TLS_KEY_PASSWORD="hunter2'])
+def test_a_secret_on_a_line_that_is_no_setting_is_not_told(line: str, write: Write) -> None:
+    assert "hunter2" not in "".join(problems(write(line)))
+
+
+def test_a_line_break_in_a_name_does_not_break_the_line_about_it(write: Write) -> None:
+    assert len(problems(write("'a\nb'=1\n"))) == 1
+
+
+def test_nothing_but_the_lines_is_printed(write: Write) -> None:
+    """Run as users run it: libraries have something to say, too, before logging is configured."""
+    command = [sys.executable, "-m", "chatserver", "--check", "--config", write("PORT 1111\nPROT=1\n")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 2), done.stderr
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -458,6 +476,18 @@ def test_show_masks_secrets() -> None:
 
 def test_show_tells_a_secret_that_is_not_set_from_one_that_is() -> None:
     assert "TLS_KEY_PASSWORD=" in show(Config())
+
+
+def test_the_private_key_itself_is_never_shown(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS_KEY is a path, so TLS_KEY_FILE=key.pem is a slip: it may be refused, or masked, but not be printed."""
+    monkeypatch.setenv("TLS_CERT", "cert.pem")
+    monkeypatch.setenv("TLS_KEY_FILE", write("-----BEGIN PRIVATE KEY-----\nhunter2\n", "key.pem"))
+    try:
+        config = load()
+    except ConfigError as error:
+        assert "hunter2" not in str(error)
+    else:
+        assert "hunter2" not in "".join([*show(config), repr(config)])
 
 
 def test_what_is_shown_can_be_loaded(write: Write) -> None:

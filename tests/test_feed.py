@@ -235,7 +235,7 @@ def test_who_needs_more_than_is_kept_is_slow(feed: Feed) -> None:
         feed.append(Piece(b"x" * 100))
         feed.flush()
         assert list(feed.trim()) == []
-    feed.append(Piece(b"x"))
+    feed.append(Piece(b"x" * 100))
     feed.flush()
     assert list(feed.trim()) == [slow]
     feed.leave(slow)
@@ -265,6 +265,41 @@ def test_what_is_pending_is_kept_however_much_it_is(feed: Feed) -> None:
         assert list(feed.trim()) == []
         assert Piece.kept == feed.pending_bytes
     assert len(transport.wire) == 10 * WRITE_BYTES
+
+
+def test_what_is_pending_makes_nobody_slow(feed: Feed) -> None:
+    client, _ = follower(feed, level=False)
+    feed.append(b"x" * 500)
+    feed.flush()
+    feed.append(b"y" * 2000)
+    assert list(feed.trim()) == []
+    assert feed.pull(client) == [b"x" * 500, b"y" * 2000]
+
+
+def test_what_those_apart_have_already_is_kept_for_the_flush(feed: Feed) -> None:
+    client, _ = follower(feed, level=False)
+    _, transport = follower(feed, level=True)
+    feed.append(b"a")
+    feed.pull(client)
+    assert list(feed.trim()) == []
+    feed.flush()
+    assert transport.wire == b"a"
+
+
+def test_drop_lets_go_of_everything_and_returns_everybody(feed: Feed) -> None:
+    behind, _ = follower(feed, level=False)
+    feed.append(Piece(b"x" * 10))
+    feed.flush()
+    level, transport = follower(feed, level=True)
+    feed.append(Piece(b"x" * 20))
+    assert set(feed.drop()) == {behind, level}
+    assert (Piece.kept, feed.pending_bytes) == (0, 0)
+    assert feed.pull(behind) == []
+    feed.append(b"later")
+    feed.flush()
+    assert transport.wire == b"later"
+    assert feed.pull(behind) == [b"later"]
+    assert list(feed.trim()) == []
 
 
 def test_who_is_ahead_of_the_flush_keeps_nothing_and_is_not_slow(feed: Feed) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from chatserver import frames
 from chatserver.errors import Disconnect, GoingAway, PeerClosed
-from tests.fakes import split
+from tests.fakes import PATIENT, split
 
 HEADERS = [
     (0, "81 00"),
@@ -60,6 +60,7 @@ def test_a_long_reason_is_cut_after_the_last_character_that_fits(reason: str, ke
     assert frames.close(Disconnect(reason)) == bytes((0x88, 2 + kept)) + b"\x03\xf0" + expected
 
 
+@PATIENT
 @given(st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"])))
 def test_a_close_frame_has_as_much_of_the_reason_as_fits(reason: str) -> None:
     ((opcode, payload),) = split(frames.close(Disconnect(reason)))
@@ -70,6 +71,7 @@ def test_a_close_frame_has_as_much_of_the_reason_as_fits(reason: str) -> None:
     assert kept == reason or len((kept + reason[len(kept)]).encode()) > 123
 
 
+@PATIENT
 @given(st.lists(st.binary(max_size=300)))
 def test_frames_in_a_row_can_be_told_apart(payloads: list[bytes]) -> None:
     assert split(b"".join(map(frames.text, payloads))) == [(1, payload) for payload in payloads]

@@ -30,9 +30,7 @@ def plugin() -> None:
 async def run(guard: Guard, function: Function) -> object:
     """One guarded call, as pool and chain make it."""
     async with Call(guard) as call:
-        result = await function(call)
-    guard.succeeded()
-    return result
+        return await function(call)
 
 
 async def fine(call: Call) -> object:
@@ -140,6 +138,33 @@ async def test_a_function_may_catch_its_cancellation_at_the_deadline(clock: Cloc
     running = asyncio.create_task(run(Guard(plugin, 0.5), stubborn))
     await clock.push(1)
     assert running.result() == "late"
+
+
+@pytest.mark.parametrize("answer", [None, ChatError()])
+async def test_a_function_that_blocks_the_loop_beyond_its_deadline_answers_but_has_failed(
+    clock: Clock, caplog: pytest.LogCaptureFixture, answer: Exception | None
+) -> None:
+    async def block(call: Call) -> object:
+        clock.now += 0.6
+        if answer:
+            raise answer
+        return "late"
+
+    with contextlib.suppress(ChatError):
+        assert await run(Guard(plugin, 0.5), block) == "late"
+    assert problems(caplog) == ["blocked the server for longer than 0.5 s"]
+
+
+async def test_a_loop_blocked_by_what_is_onward_is_no_failure(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> str:
+        clock.now += 0.6
+        return "answer"
+
+    async def ask(call: Call) -> object:
+        return await call.onward(work())
+
+    assert await run(Guard(plugin, 0.5), ask) == "answer"
+    assert not caplog.records
 
 
 async def test_time_spent_onward_does_not_count_against_the_deadline(clock: Clock) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import gc
 import io
 import json
 import logging
@@ -374,15 +375,43 @@ def test_a_plugin_whose_database_refuses_it_is_no_peers_fault() -> None:
     assert "ConnectionRefusedError: database" in line["traceback"]
 
 
+async def test_a_request_handler_whose_database_refuses_it_is_no_peers_fault() -> None:
+    async def history(request: web.Request) -> web.Response:
+        raise ConnectionRefusedError("database")
+
+    app, stream = built(log_level="error")
+    app.router.add_get("/history", history)
+    async with TestServer(app) as server:
+        assert (await RawClient.connect(server.port or 0, "/history")).status == 500
+    assert stream.line["level"] == "ERROR"
+    assert "ConnectionRefusedError: database" in stream.line["traceback"]
+
+
+async def test_a_lost_task_whose_database_refused_it_is_no_peers_fault() -> None:
+    async def refresh() -> None:
+        raise ConnectionRefusedError("database")
+
+    stream = configured("error")
+    asyncio.get_running_loop().set_exception_handler(None)  # asyncio's own, which logs
+    task = asyncio.create_task(refresh())
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+    assert stream.line["level"] == "ERROR"
+    assert "ConnectionRefusedError: database" in stream.line["traceback"]
+
+
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET\r\n\r\n", b"\r\n\r\n\x00\r\n\r\n"])
 async def test_garbage_from_the_network_is_no_error_in_the_log(garbage: bytes) -> None:
-    app, stream = built()
+    app, stream = built(log_level="debug")
     async with TestServer(app) as server:
         client = RawClient(*await asyncio.open_connection("127.0.0.1", server.port))
         client.writer.write(garbage)
         await client.read_head()
         assert client.status == 400
-    assert all(line["level"] == "INFO" and "traceback" not in line for line in stream.lines)
+    [line] = stream.of("peer fault")
+    assert (line["logger"], line["problem"]) == ("aiohttp.server", "BadHttpMethod")
+    assert all(line["level"] in ("DEBUG", "INFO") and "traceback" not in line for line in stream.lines)
 
 
 # LOG_LEVEL

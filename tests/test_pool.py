@@ -17,7 +17,7 @@ from chatserver.errors import ChatError, GoingAway, PolicyViolation, ServiceRest
 from chatserver.message import Event, Joined, Left, Message, Notice
 from chatserver.pool import Closed, Pool
 from chatserver.protocol import Codec, Simple
-from tests.fakes import Clock, FakeTransport, make_client, stopped_clock, told, turns
+from tests.fakes import PATIENT, Clock, FakeTransport, make_client, stopped_clock, told, turns
 
 CODEC = Simple()
 MOMENT = 0.06
@@ -206,8 +206,10 @@ async def test_a_paused_client_gets_all_when_it_reads_again(pool: Pool, clock: C
     assert told(slow[1]) == ["0"]
     slow[1].resume()
     await clock.push(MOMENT)
-    assert told(slow[1]) == [*bodies, "private", "later"]
-    assert told(other[1]) == [*bodies, "later"]
+    say(pool, "last")
+    await clock.push(MOMENT)
+    assert told(slow[1]) == [*bodies, "private", "later", "last"]
+    assert told(other[1]) == [*bodies, "later", "last"]
 
 
 async def test_a_client_that_pauses_while_it_is_served_alone_is_parked(pool: Pool, clock: Clock) -> None:
@@ -224,6 +226,9 @@ async def test_a_client_that_pauses_while_it_is_served_alone_is_parked(pool: Poo
     await clock.push(MOMENT)
     assert told(transport) == ["private", "a", "b"]
     assert not client.parked
+    say(pool, "c")
+    await clock.push(MOMENT)
+    assert told(transport) == ["private", "a", "b", "c"]
 
 
 async def test_a_client_that_stays_paused_is_disconnected_and_the_others_lose_nothing(clock: Clock) -> None:
@@ -1082,7 +1087,7 @@ def small_writes() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(OPERATIONS)
 async def test_everybody_hears_all_that_was_told_to_it_once_and_in_order(
     operations: list[tuple[str, int, int]],
@@ -1103,7 +1108,7 @@ async def test_everybody_hears_all_that_was_told_to_it_once_and_in_order(
                     assert member.client.delivered == len(member.expected)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(OPERATIONS)
 async def test_the_slow_are_disconnected_and_nobody_else_loses_anything(operations: list[tuple[str, int, int]]) -> None:
     with stopped_clock() as clock, small_writes():

@@ -19,7 +19,7 @@ from chatserver.errors import (
 )
 from chatserver.message import Event, Joined, Left, Message, Notice, Publish, Refused
 from chatserver.protocol import Simple
-from tests.fakes import split
+from tests.fakes import PATIENT, split
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
@@ -147,12 +147,14 @@ def test_a_refusal_that_quotes_a_type_is_short_however_long_the_type_is() -> Non
     assert len(str(refusal.value)) <= 250
 
 
+@PATIENT
 @given(TEXT)
 def test_any_text_is_a_publish_or_refused(frame: str) -> None:
     with contextlib.suppress(ChatError):
         assert isinstance(Simple().decode(frame), Publish)
 
 
+@PATIENT
 @given(
     st.dictionaries(
         st.sampled_from(["type", "body", "user"]),
@@ -197,6 +199,7 @@ def test_a_long_body_with_a_nul_is_invalid_first() -> None:
         Simple(1).decode(r'{"type":2,"body":"aaa\u0000"}')
 
 
+@PATIENT
 @given(TEXT, st.integers(1, 50))
 def test_a_body_passes_if_and_only_if_it_fits(body: str, limit: int) -> None:
     body = body.replace("\0", "")
@@ -224,6 +227,7 @@ def test_an_event_has_these_bytes_on_the_wire(event: Event, wire: bytes) -> None
     assert Simple().encode(event) == wire
 
 
+@PATIENT
 @given(TEXT)
 def test_what_was_decoded_is_encoded_with_exactly_type_and_body(body: str) -> None:
     body = body.replace("\0", "")
@@ -235,6 +239,7 @@ def test_what_was_decoded_is_encoded_with_exactly_type_and_body(body: str) -> No
     assert fields == [("type", 2), ("body", body)]
 
 
+@PATIENT
 @given(TEXT, TEXT)
 def test_every_event_is_one_text_frame_of_type_and_body(user: str, text: str) -> None:
     for event in (Message(user, text), Joined(user), Left(user), Notice(text), Refused(400, text)):
@@ -253,6 +258,7 @@ def test_what_the_server_says_cannot_be_sent_by_a_client() -> None:
         codec.decode(payload.decode())
 
 
+@PATIENT
 @given(st.lists(st.binary(), min_size=1))
 def test_join_puts_pieces_one_behind_the_other(pieces: list[bytes]) -> None:
     assert Simple().join(pieces) == b"".join(pieces)

@@ -1,0 +1,1 @@
+"""The scenarios of tests/hostile at sizes for every day."""
