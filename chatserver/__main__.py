@@ -4,6 +4,8 @@ import argparse
 import sys
 from dataclasses import replace
 
+from environs import ValidationError
+
 from chatserver import __version__, config, plugins, serve
 
 
@@ -13,6 +15,8 @@ def main() -> int:
     try:
         settings = _settings(arguments)
         plugins.load(settings)
+        if arguments.check:
+            _check_tls(settings)
     except config.ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -21,6 +25,21 @@ def main() -> int:
     elif not arguments.check:
         return serve.run(settings, lambda: _settings(arguments))
     return 0
+
+
+def _check_tls(settings: config.Config) -> None:
+    try:
+        serve.tls_context(settings)
+    except OSError as error:
+        raise config.ConfigError([f"TLS_CERT, TLS_KEY: {error}"]) from None
+
+
+def _port(text: str) -> int:
+    try:
+        port: int = config.FIELDS["PORT"].metadata["parse"](text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return port
 
 
 def _settings(arguments: argparse.Namespace) -> config.Config:
@@ -32,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chatserver", description="A chat server.")
     parser.add_argument("--config", metavar="FILE", help="settings, in the form of config/default.env")
     parser.add_argument("--host", help="stands in for HOST")
-    parser.add_argument("--port", type=int, help="stands in for PORT")
+    parser.add_argument("--port", type=_port, help="stands in for PORT")
     parser.add_argument("--check", action="store_true", help="say what is wrong with the settings, and exit")
     parser.add_argument("--show-config", action="store_true", help="print the settings in force, and exit")
     parser.add_argument("--version", action="version", version=__version__)

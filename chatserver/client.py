@@ -228,6 +228,8 @@ class Client:
         """The transport is paused: from now on the client is the business of its own `drain`, which is to be run."""
         self.parked = True
         self._step_apart()
+        if self._queued > self.queue_bytes:
+            self.disconnect(Slow())
 
     async def drain(self) -> None:
         """Serves a parked client until its transport takes data again, and hands it back to the pool."""
@@ -282,7 +284,7 @@ class Client:
             pieces.append(piece)
             size += len(piece)
         self._queued -= size
-        return control + self.codec.join(pieces) if pieces else control
+        return self.codec.join(pieces) + control if pieces else control
 
     def _send_close(self) -> None:
         self._control = b""

@@ -8,15 +8,15 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from dotenv.parser import Binding, parse_stream
-from environs import EnvValidationError, FileAwareEnv, ValidationError
+from environs import Env, EnvValidationError, FileAwareEnv, ValidationError
 
 LEVELS: Final = ("debug", "info", "warn", "error")
 MASK: Final = "***"
@@ -133,7 +133,7 @@ CONFIG: Final = web.AppKey("CONFIG", Config)
 REQUEST_CONFIG: Final = web.RequestKey("REQUEST_CONFIG", Config)
 
 FIELDS: Final = {field.name.upper(): field for field in dataclasses.fields(Config)}
-_KNOWN: Final = (*FIELDS, *(f"{name}_FILE" for name in FIELDS))
+_KNOWN: Final = (*FIELDS, *(f"{name}_FILE" for name, field in FIELDS.items() if field.metadata["secret"]))
 
 
 def load(path: str | None = None) -> Config:
@@ -142,19 +142,18 @@ def load(path: str | None = None) -> Config:
     Raises `ConfigError` with all that is wrong at once.
     """
     path = path or os.environ.get("CHAT_CONFIG")
-    env = FileAwareEnv(eager=False, strip_whitespace=True)
-    problems = _read_file(env, path) if path else []
-    env.add_parser("setting", lambda raw, parse: parse(raw))
+    environments = Env(eager=False), FileAwareEnv(eager=False, strip_whitespace=True)
+    problems = _read_file(path, environments) if path else []
+    for env in environments:
+        env.add_parser("setting", lambda raw, parse: parse(raw))
     values = {}
     for name, field in FIELDS.items():
+        env = environments[_is_in_a_file(name)]
         try:
             values[field.name] = env.setting(name, field.metadata["default"], parse=field.metadata["parse"])
         except (ValueError, OSError) as error:  # the file that NAME_FILE names can't be read
             problems.append(f"{name}: {error}")
-    try:
-        env.seal()
-    except EnvValidationError as error:
-        problems += _told(error)
+    problems += [problem for env in environments for problem in _told(env)]
     problems += _contradictions(values)
     if problems:
         raise ConfigError(problems)
@@ -172,21 +171,26 @@ def _shown(field: "dataclasses.Field[object]", value: object) -> object:
     return ",".join(value) if isinstance(value, tuple) else value
 
 
-def _told(error: EnvValidationError) -> list[str]:
-    messages = error.error_messages
-    return (
-        [f"{name}: {' '.join(texts)}" for name, texts in messages.items()]
-        if isinstance(messages, Mapping)
-        else messages
-    )
+def _is_in_a_file(name: str) -> bool:
+    """A secret may be, unless the environment has the secret itself."""
+    return FIELDS[name].metadata["secret"] and (name not in os.environ or f"{name}_FILE" in os.environ)
 
 
-def _read_file(env: FileAwareEnv, path: str) -> list[str]:
+def _told(env: Env) -> list[str]:
+    try:
+        env.seal()
+    except EnvValidationError as error:
+        messages = dict(cast("Mapping[str, list[str]]", error.error_messages))
+        return [f"{name}: {' '.join(texts)}" for name, texts in messages.items()]
+    return []
+
+
+def _read_file(path: str, environments: Sequence[Env]) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = list(parse_stream(file))
         malformed = [f"line {line.original.line}: not NAME=value" for line in lines if _is_malformed(line)]
-        if not malformed:  # of those, dotenv would print something of its own
+        for env in environments if not malformed else ():  # of those, dotenv would print something of its own
             env.read_env(path, recurse=False)
     except ValueError as error:
         return [f"{path}: {error}"]

@@ -2,12 +2,17 @@
 
 from chatserver.errors import REASON_BYTES, Disconnect
 
-_TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
 
 def text(payload: bytes) -> bytes:
     """A whole text message; `payload` is UTF-8."""
     return _header(_TEXT, len(payload)) + payload
+
+
+def binary(payload: bytes) -> bytes:
+    """A whole binary message."""
+    return _header(_BINARY, len(payload)) + payload
 
 
 def ping(payload: bytes = b"") -> bytes:

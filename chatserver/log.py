@@ -18,6 +18,7 @@ LINES_PER_SECOND: Final = 10
 access = logging.getLogger("chatserver.access")
 
 _LIBRARIES: Final = ("aiohttp", "asyncio")
+_PEER_FAULTS: Final = (HttpProcessingError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 _LEVELS: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
 
 
@@ -37,7 +38,7 @@ class PeerFaultFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if record.name.split(".")[0] not in _LIBRARIES or not isinstance(error, HttpProcessingError | ConnectionError):
+        if record.name.split(".")[0] not in _LIBRARIES or not isinstance(error, _PEER_FAULTS):
             return True
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"

@@ -43,7 +43,7 @@ def _plugin(name: str, problems: list[str]) -> Setup | None:
         return None
     try:
         return _setup(installed[name].load())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problems.append(f"PLUGINS: {name!r} can't be loaded: {' '.join(f'{type(error).__name__}: {error}'.split())}")
         return None
 

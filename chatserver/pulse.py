@@ -1,6 +1,7 @@
 """Finds the connections that are gone without a word: lost, silent, or stuck."""
 
 import asyncio
+import math
 from collections.abc import Callable, Collection
 from typing import Final, TypeAlias
 
@@ -10,6 +11,9 @@ from chatserver.errors import ConnectionLost, Disconnect, NoPong, Slow
 
 TICK_SECONDS: Final = 0.5
 """How often all clients are looked at: a lost one's place is free within a second."""
+
+LEAST_TICK_SECONDS: Final = 0.01
+"""However short the times are that are asked for, the ticker leaves the processor to others."""
 
 Lose: TypeAlias = Callable[[Client, Disconnect], None]
 
@@ -27,8 +31,9 @@ class Pulse:
         self._clients = clients
         self._write_seconds = write_seconds
         self._lose = lose
-        self._tick = min(TICK_SECONDS, heartbeat_seconds / 4 or TICK_SECONDS, write_seconds / 4 or TICK_SECONDS)
-        self._ticks = round(heartbeat_seconds / self._tick)
+        tick = min(TICK_SECONDS, heartbeat_seconds / 4 or TICK_SECONDS, write_seconds / 4 or TICK_SECONDS)
+        self._tick = max(tick, LEAST_TICK_SECONDS)
+        self._ticks = math.ceil(heartbeat_seconds / self._tick)
         self._stuck: dict[Client, tuple[int, float]] = {}
 
     async def run(self) -> None:

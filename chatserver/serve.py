@@ -36,7 +36,7 @@ def run(config: Config, reload: Reload) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             end = runner.run(_serve(app, config, reload))
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         report(logger, logging.ERROR, "cannot listen", problem=str(error))
         return 1
     if isinstance(end, ServiceRestart):
@@ -65,7 +65,7 @@ async def _serve(app: web.Application, config: Config, reload: Reload) -> Discon
 
 
 async def _listen(runner: web.AppRunner, config: Config) -> None:
-    tls = _tls(config)
+    tls = tls_context(config)
     site: web.BaseSite
     if config.socket:
         site = web.UnixSite(runner, config.socket, ssl_context=tls)
@@ -87,7 +87,8 @@ def _shown(address: object) -> str:
     return "{}:{}".format(*address) if isinstance(address, tuple) else str(address)
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """For `TLS_CERT` and `TLS_KEY`, or None. Raises `OSError`, which `ssl.SSLError` is, if they can't be used."""
     if not config.tls_cert:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

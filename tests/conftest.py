@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,19 @@ async def no_lost_exceptions() -> AsyncIterator[None]:
     gc.collect()
     await asyncio.sleep(0)
     assert not lost
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """What a test configures ends with it; pytest has handlers of its own on the root logger."""
+    root, access = logging.getLogger(), logging.getLogger("aiohttp.access")
+    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
+    of_access = access.handlers[:], access.level, access.propagate
+    yield
+    root.handlers[:], logging.raiseExceptions = handlers, raising
+    access.handlers[:], access.propagate = of_access[0], of_access[2]
+    access.setLevel(of_access[1])
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

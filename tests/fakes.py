@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, settings
 from chatserver.client import Client
 from chatserver.protocol import Codec, Simple
 
-
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """For property tests: a busy machine is no failure."""
 
@@ -107,6 +106,13 @@ class Clock:
         while self.now < end:
             self.now = min(self.now + step, end)
             await turns()
+
+    async def until(self, condition: Callable[[], bool], seconds: float, step: float = 0.01) -> None:
+        """Lets time pass until `condition` is met, `seconds` at the most."""
+        end = self.now + seconds
+        while not condition():
+            assert self.now < end, "it never happens"
+            await self.push(step, step)
 
 
 @contextlib.contextmanager

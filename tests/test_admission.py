@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 from aiohttp import WSServerHandshakeError
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
+from multidict import CIMultiDict
 
 from chatserver import admission
+from chatserver.admission import Admission
 from chatserver.app import build
 from chatserver.config import Config
 from chatserver.keys import POOL
 from tests.raw import RawClient
 from tests.test_log import Log
-from tests.test_log import logging_as_before as logging_as_before
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -503,3 +504,35 @@ async def test_who_is_refused_is_logged_with_the_status_but_not_the_query(
     assert line["address"] == "127.0.0.1"
     assert "canary" not in log.getvalue()
     assert "mallory" not in log.getvalue()
+
+
+# Proxies
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "address"),
+    [
+        ((), ["1.1.1.1"], "127.0.0.1"),
+        (("127.0.0.1",), [], "127.0.0.1"),
+        (("127.0.0.1",), ["1.1.1.1"], "1.1.1.1"),
+        (("127.0.0.0/8",), ["6.6.6.6, 1.1.1.1"], "1.1.1.1"),
+        (("127.0.0.0/8",), ["6.6.6.6", "1.1.1.1"], "1.1.1.1"),
+        (("127.0.0.0/8", "10.0.0.0/8"), ["6.6.6.6, 1.1.1.1, 10.0.0.7"], "1.1.1.1"),
+        (("127.0.0.0/8", "10.0.0.0/8"), ["10.0.0.8, 10.0.0.7"], "10.0.0.8"),
+        (("127.0.0.1",), ["::1"], "::1"),
+        (("127.0.0.1",), ["nonsense"], "127.0.0.1"),
+        (("127.0.0.1",), ["1.1.1.1, nonsense"], "127.0.0.1"),
+        (("127.0.0.1",), [""], "127.0.0.1"),
+        (("9.9.9.9",), ["1.1.1.1"], "127.0.0.1"),
+    ],
+)
+def test_whose_address_counts(trusted: tuple[str, ...], forwarded: list[str], address: str) -> None:
+    headers = CIMultiDict(("X-Forwarded-For", text) for text in forwarded)
+    request = make_mocked_request("GET", "/ws", headers=headers).clone(remote="127.0.0.1")
+    assert Admission(Config(trusted_proxies=trusted)).address(request) == address
+
+
+@pytest.mark.parametrize(("trusted", "address"), [((), "unix"), (("127.0.0.1",), "1.1.1.1")])
+def test_a_peer_on_a_unix_socket_is_a_proxy_if_any_is(trusted: tuple[str, ...], address: str) -> None:
+    request = make_mocked_request("GET", "/ws", headers=CIMultiDict({"X-Forwarded-For": "1.1.1.1"})).clone(remote="")
+    assert Admission(Config(trusted_proxies=trusted)).address(request) == address

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from chatserver import config
 from chatserver.app import create_app
 from chatserver.config import CONFIG, FIELDS, REQUEST_CONFIG, Config, ConfigError, load, show
+from tests.fakes import PATIENT
 from tests.server import ROOT
-from tests.test_log import logging_as_before as logging_as_before  # for `create_app`
 
 DAY, GIGABYTE, MILLION = 86_400, 1 << 30, 1_000_000
 
@@ -229,7 +229,7 @@ def test_a_whole_number_has_no_fraction(name: str, monkeypatch: pytest.MonkeyPat
         assert problems() == [f"{name}: {raw!r} is not a whole number; allowed: 0 to {NUMBERS[name]}"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@PATIENT
 @given(
     raw=st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.floats().map(str) | st.integers().map(str)
 )
@@ -404,7 +404,7 @@ def test_nothing_but_the_lines_is_printed(write: Write) -> None:
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 2), done.stderr
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(PATIENT, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(content=st.binary() | st.lists(st.tuples(st.sampled_from([*FIELDS]), st.binary())).map(
     lambda pairs: b"\n".join(name.encode() + b"=" + value for name, value in pairs)
 ))  # fmt: skip
@@ -461,9 +461,25 @@ def test_a_secrets_file_that_is_not_utf_8_is_told(write: Write, monkeypatch: pyt
     assert line.startswith("TLS_KEY_PASSWORD: ")
 
 
-def test_what_is_wrong_in_a_values_file_is_told(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT_FILE", write("many\n", "port"))
-    assert problems() == ["PORT: 'many' is not a whole number; allowed: 0 to 65535"]
+def test_only_secrets_are_read_from_files(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT_FILE", write("1111\n", "port"))
+    assert load().port == 8080
+    assert problems(write("PORT_FILE=x")) == ["PORT_FILE: no such setting; did you mean PORT?"]
+
+
+def test_a_secret_in_the_environment_wins_over_the_file_that_a_file_names(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLS_KEY_PASSWORD", "from the environment")
+    path = write(f"TLS_KEY_PASSWORD_FILE={write('from its file', 'secret')}")
+    assert load(path).tls_key_password == "from the environment"
+
+
+@pytest.mark.parametrize("network", ["nonsense", "10.0.0.0/33", "10.0.0.1,proxy.example"])
+def test_a_proxy_that_is_no_address_is_refused(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUSTED_PROXIES", network)
+    (problem,) = problems()
+    assert problem.startswith("TRUSTED_PROXIES: ")
 
 
 def test_show_masks_secrets() -> None:

@@ -97,10 +97,10 @@ def test_a_flush_takes_about_write_bytes_and_leaves_the_rest_pending(feed: Feed)
         feed.append(piece)
     assert feed.pending_bytes == 400_000
     pending = []
-    while feed.pending_bytes:
+    for _ in range(4):
         feed.flush()
         pending.append(feed.pending_bytes)
-    assert pending == [250_000, 100_000, 0]
+    assert pending == [250_000, 100_000, 0, 0]
     assert transport.wire == b"".join(pieces)
 
 
@@ -111,7 +111,7 @@ def test_a_flush_stops_once_it_has_write_bytes(feed: Feed, sizes: list[int], wri
     _, transport = follower(feed, level=True)
     for size in sizes:
         feed.append(b"x" * size)
-    while feed.pending_bytes:
+    for _ in range(3):
         feed.flush()
     assert len(transport.written) == writes
     assert len(transport.wire) == sum(sizes)
@@ -260,7 +260,7 @@ def test_what_is_pending_is_kept_however_much_it_is(feed: Feed) -> None:
         feed.append(Piece(b"x" * WRITE_BYTES))
     assert list(feed.trim()) == []
     assert Piece.kept == 10 * WRITE_BYTES
-    while feed.pending_bytes:
+    for _ in range(10):
         feed.flush()
         assert list(feed.trim()) == []
         assert Piece.kept == feed.pending_bytes

@@ -12,7 +12,6 @@ from chatserver.config import Config
 from chatserver.errors import GoingAway
 from chatserver.keys import POOL
 from tests.raw import RawClient
-from tests.test_log import logging_as_before as logging_as_before
 
 Client = TestClient[web.Request, web.Application]
 

@@ -12,7 +12,6 @@ from chatserver.config import CONFIG, Config
 from chatserver.keys import CHAIN, POOL
 from chatserver.pool import Pool
 from tests.server import ROOT
-from tests.test_log import logging_as_before as logging_as_before
 
 
 def test_the_plain_keys_hold_the_same_as_the_typed_ones() -> None:

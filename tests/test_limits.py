@@ -1,5 +1,6 @@
 """The rate limit: by the clock, and over a real `/ws`."""
 
+import asyncio
 import gc
 import json
 import re
@@ -14,13 +15,12 @@ from hypothesis import strategies as st
 from chatserver.app import build
 from chatserver.client import Client
 from chatserver.config import Config
-from chatserver.errors import TooManyMessages
+from chatserver.errors import PolicyViolation, TooManyMessages
 from chatserver.keys import CHAIN
 from chatserver.limits import RateLimit
 from chatserver.message import Command, Event, Notice, Publish
-from tests.fakes import make_client
+from tests.fakes import PATIENT, make_client
 from tests.raw import PING, PONG, Frame, RawClient
-from tests.test_log import logging_as_before as logging_as_before
 
 
 class Room:
@@ -110,6 +110,7 @@ async def test_trying_in_vain_costs_nothing(alice: Client) -> None:
     assert await room.passes(alice)
 
 
+@PATIENT
 @given(
     per_second=st.floats(0.05, 50),
     pauses=st.lists(st.floats(0, 3), max_size=80),
@@ -240,3 +241,43 @@ async def test_without_the_feature_there_is_no_limit() -> None:
         for number in range(20):
             alice.say(chat(str(number)))
         assert [await alice.text() for _ in range(20)] == [chat(str(number)) for number in range(20)]
+
+
+# Floods
+
+
+def test_who_goes_on_while_being_refused_is_disconnected() -> None:
+    now = 0.0
+    limit = RateLimit(10, lambda: now)
+    client = make_client()
+    answers = [outcome(limit, client) for _ in range(500)]
+    assert answers[:10] == ["passed"] * 10
+    assert answers[10:110] == ["refused"] * 100
+    assert set(answers[110:]) == {"disconnected"}
+
+
+def test_who_sends_a_little_too_fast_is_refused_and_stays() -> None:
+    now = 0.0
+    limit = RateLimit(10, lambda: now)
+    client = make_client()
+    answers = []
+    for _ in range(2000):
+        answers.append(outcome(limit, client))
+        now += 1 / 19
+    assert set(answers) == {"passed", "refused"}
+
+
+def outcome(limit: RateLimit, client: Client) -> str:
+    """Of one message."""
+
+    async def handler(command: Command, client: Client) -> None:
+        return None
+
+    try:
+        asyncio.run(limit(Publish("x"), client, handler))
+    except TooManyMessages:
+        return "refused"
+    except PolicyViolation as end:
+        assert str(end) == "too many messages"
+        return "disconnected"
+    return "passed"

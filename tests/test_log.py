@@ -7,7 +7,7 @@ import gc
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from chatserver.app import build
 from chatserver.config import Config
 from chatserver.context import report
 from chatserver.guard import Guard
+from tests.fakes import PATIENT
 from tests.raw import RawClient
 
 ours = logging.getLogger("chatserver.somewhere")
@@ -49,19 +50,6 @@ HOSTILE = {
     "right to left": "\u202eecila",
     "astral": "\U0001f600",
 }
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """What a test configures ends with it; pytest has handlers of its own on the root logger."""
-    root, access = logging.getLogger(), logging.getLogger("aiohttp.access")
-    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
-    of_access = access.handlers[:], access.level, access.propagate
-    yield
-    root.handlers[:], logging.raiseExceptions = handlers, raising
-    access.handlers[:], access.propagate = of_access[0], of_access[2]
-    access.setLevel(of_access[1])
-    root.setLevel(level)
 
 
 class Log(io.StringIO):
@@ -229,6 +217,7 @@ def test_a_user_from_the_context_can_forge_nothing(text: str) -> None:
     assert (stream.line["user"], stream.line["level"]) == (text, "INFO")
 
 
+@PATIENT
 @given(st.text(st.characters(exclude_categories=())))
 def test_no_text_at_all_can_forge_a_line(text: str) -> None:
     stream = configured()

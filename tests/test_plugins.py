@@ -14,7 +14,6 @@ from chatserver import plugins
 from chatserver.app import build, create_app
 from chatserver.config import Config, ConfigError
 from chatserver.keys import CHAIN, POOL
-from tests.test_log import logging_as_before as logging_as_before
 
 SETUP = "def setup(app):\n    app['pool'].on_connect.append({name!r})\n"
 

@@ -224,11 +224,10 @@ async def test_a_client_that_pauses_while_it_is_served_alone_is_parked(pool: Poo
     assert told(transport) == ["private"]
     transport.resume()
     await clock.push(MOMENT)
-    assert told(transport) == ["private", "a", "b"]
-    assert not client.parked
     say(pool, "c")
     await clock.push(MOMENT)
     assert told(transport) == ["private", "a", "b", "c"]
+    assert not client.parked
 
 
 async def test_a_client_that_stays_paused_is_disconnected_and_the_others_lose_nothing(clock: Clock) -> None:
@@ -271,7 +270,7 @@ async def test_a_paused_client_that_is_told_too_much_alone_is_disconnected(clock
         transport.pause_after = 1
         say(pool, "held")
         await clock.push(MOMENT)
-        while not client.ending:
+        for _ in range(20):
             client.enqueue(Notice("x" * 1000))
         await clock.push(MOMENT)
         assert told(transport) == ["held", "<close 3008 slow>"]
@@ -346,8 +345,7 @@ async def test_room_holds_publishers_until_enough_is_flushed(pool: Pool, clock: 
     publishers = [asyncio.create_task(pool.room()) for _ in range(3)]
     await turns()
     assert not any(publisher.done() for publisher in publishers)
-    while not publishers[0].done():
-        await clock.push(0.01)
+    await clock.until(publishers[0].done, 1)
     assert all(publisher.done() for publisher in publishers)
     assert len(transport.wire) >= 20 * 50_000 - WRITE_BYTES
     await clock.push(MOMENT)
@@ -366,10 +364,10 @@ async def test_room_keeps_what_is_pending_small(pool: Pool, clock: Clock) -> Non
             said += 10_000
 
     publishers = [asyncio.create_task(publish()) for _ in range(20)]
-    while not all(publisher.done() for publisher in publishers):
+    for _ in range(100):
         await clock.push(0.01)
         assert said - len(transport.wire) < 2 * WRITE_BYTES
-    await clock.push(MOMENT)
+    assert all(publisher.done() for publisher in publishers)
     assert len(told(transport)) == 200
 
 

@@ -11,7 +11,6 @@ from aiohttp.test_utils import TestServer
 from chatserver.app import build
 from chatserver.config import Config
 from tests.raw import CLOSE, RawClient
-from tests.test_log import logging_as_before as logging_as_before
 
 
 @asynccontextmanager

@@ -77,14 +77,6 @@ def ward(clock: Clock) -> Ward:
     return Ward(clock)
 
 
-async def until(clock: Clock, condition: Callable[[], bool], seconds: float, step: float = STEP) -> None:
-    """Pushes the clock, `seconds` at the most."""
-    end = clock.now + seconds
-    while not condition():
-        assert clock.now < end, "it never happens"
-        await clock.push(step, step)
-
-
 # Lost connections, and those that end
 
 
@@ -181,7 +173,7 @@ async def test_a_silent_client_is_dead_a_heartbeat_after_a_ping(ward: Ward, cloc
     transport.answering = False
     came = clock.now
     async with ward.watched():
-        await until(clock, lambda: bool(ward.lost), 2 * HEARTBEAT + 1)
+        await clock.until(lambda: bool(ward.lost), 2 * HEARTBEAT + 1, STEP)
     assert [client for client, _ in ward.lost] == [client]
     assert ward.reasons == [NoPong]
     assert told(transport) == ["<ping >"]
@@ -202,11 +194,11 @@ class Talker(FakeTransport):
 async def test_a_client_that_falls_silent_is_dead_within_two_heartbeats(ward: Ward, clock: Clock, after: float) -> None:
     client, transport = ward.admit(Talker())
     async with ward.watched():
-        await until(clock, lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1)
+        await clock.until(lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1, STEP)
         await clock.push(after, STEP)
         transport.answering = True
         spoke = clock.now
-        await until(clock, lambda: bool(ward.lost), 2 * HEARTBEAT + 1)
+        await clock.until(lambda: bool(ward.lost), 2 * HEARTBEAT + 1, STEP)
     assert ward.reasons == [NoPong]
     assert ward.lost_at - spoke > HEARTBEAT - STEP
     assert ward.lost_at - ward.pinged_at[client][-1] > HEARTBEAT - STEP
@@ -216,7 +208,7 @@ async def test_one_sign_of_life_after_a_ping_is_enough(ward: Ward, clock: Clock)
     client, transport = ward.admit()
     transport.answering = False
     async with ward.watched():
-        await until(clock, lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1)
+        await clock.until(lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1, STEP)
         transport.answering = True
         await clock.push(HEARTBEAT, STEP)
         transport.answering = False
@@ -307,7 +299,7 @@ async def test_one_late_tick_at_the_moment_of_judgement_gives_another_heartbeat(
     client, transport = ward.admit()
     transport.answering = False
     async with ward.watched():
-        await until(clock, lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1)
+        await clock.until(lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1, STEP)
         await clock.push(HEARTBEAT - STEP, STEP)
         await clock.push(LATE, LATE)
         assert not ward.lost
@@ -409,12 +401,12 @@ async def test_a_client_that_was_parked_is_pinged_before_it_is_judged(ward: Ward
     client, transport = ward.admit()
     transport.answering = False
     async with ward.watched(write_seconds=0):
-        await until(clock, lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1)
+        await clock.until(lambda: bool(ward.pinged_at[client]), HEARTBEAT + 1, STEP)
         client.park()
         await clock.push(2 * HEARTBEAT, STEP)
         await client.drain()
         ward.pinged_at[client].clear()
-        await until(clock, lambda: bool(ward.lost), 2 * HEARTBEAT + 1)
+        await clock.until(lambda: bool(ward.lost), 2 * HEARTBEAT + 1, STEP)
     assert ward.lost_at - ward.pinged_at[client][0] > HEARTBEAT - STEP
 
 
@@ -424,7 +416,7 @@ async def test_a_ping_that_was_held_back_counts_from_when_it_was_sent(ward: Ward
     transport.answering = False
     ward.busy = True
     async with ward.watched(write_seconds=0):
-        await until(clock, lambda: client.pinged, HEARTBEAT + 1)
+        await clock.until(lambda: client.pinged, HEARTBEAT + 1, STEP)
         transport.paused = True
         client.park()
         drain = asyncio.create_task(client.drain())

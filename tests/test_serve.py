@@ -64,6 +64,20 @@ def test_options_stand_in_for_host_and_port() -> None:
     assert "PORT=82" in lines
 
 
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_an_option_is_checked_like_the_setting(port: str) -> None:
+    done = command("--check", "--port", port)
+    assert done.returncode == 2
+    assert "allowed: 0 to 65535" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_tries_the_certificate() -> None:
+    done = command("--check", TLS_CERT="/nonexistent", TLS_KEY="/nonexistent")
+    assert done.returncode == 2
+    assert done.stderr.startswith("TLS_CERT, TLS_KEY: ")
+
+
 def test_version() -> None:
     assert command("--version").stdout.strip() == __version__
 

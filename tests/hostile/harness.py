@@ -98,7 +98,7 @@ def small_buffer_socket(port: int) -> socket.socket:
 
 def main(run: Callable[..., Awaitable[Figures]]) -> None:
     """Runs a scenario by hand: its keyword arguments are options, its defaults the full size."""
-    parser = argparse.ArgumentParser(description=inspect.getmodule(run).__doc__)  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=getattr(inspect.getmodule(run), "__doc__", None))
     for name, parameter in inspect.signature(run).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             parser.add_argument(f"--{name}", type=type(parameter.default), default=parameter.default)

@@ -1,0 +1,268 @@
+"""The transport on aiohttp's WebSocket: what only it decides. Conversations over it are in test_ws and test_wire."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from chatserver import frames, transport
+from chatserver.errors import (
+    ConnectionLost,
+    Disconnect,
+    InvalidText,
+    MessageTooBig,
+    PeerClosed,
+    PolicyViolation,
+    ProtocolError,
+    UnsupportedData,
+)
+from chatserver.transport import FRAMES_PER_TURN, WebSocketTransport
+from tests import raw
+from tests.raw import RawClient
+
+Pair = tuple[RawClient, WebSocketTransport]
+Connect = Callable[..., Awaitable[Pair]]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Makes a connection and returns both of its ends."""
+    ends: asyncio.Queue[WebSocketTransport] = asyncio.Queue()
+    finished = asyncio.Event()
+    settings: dict[str, bool] = {}
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        end = WebSocketTransport(1000, **settings)
+        await end.prepare(request)
+        ends.put_nowait(end)
+        await finished.wait()
+        return end.response
+
+    app = web.Application()
+    app.router.add_get("/ws", handler)
+    async with TestServer(app) as server:
+
+        async def connect(**given: bool) -> Pair:
+            settings.update(given)
+            client = await RawClient.connect(server.port or 0)
+            return client, await ends.get()
+
+        yield connect
+        finished.set()
+        await RawClient.clean_up()
+
+
+async def ends_with(end: WebSocketTransport) -> Disconnect:
+    """What `receive` raises, at last."""
+    while True:
+        try:
+            await asyncio.wait_for(end.receive(), 10)
+        except Disconnect as reason:
+            return reason
+
+
+async def test_messages_come_in_order(connect: Connect) -> None:
+    client, end = await connect()
+    for number in range(3 * FRAMES_PER_TURN):
+        client.say(str(number))
+    assert [await end.receive() for _ in range(3 * FRAMES_PER_TURN)] == [str(n) for n in range(3 * FRAMES_PER_TURN)]
+
+
+async def test_a_client_that_sends_a_lot_lets_others_have_their_turn(connect: Connect) -> None:
+    client, end = await connect()
+    for _ in range(10 * FRAMES_PER_TURN):
+        client.say("x")
+    await end.receive()
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    for _ in range(9 * FRAMES_PER_TURN):
+        await end.receive()
+    task.cancel()
+    assert turns >= 8
+
+
+@pytest.mark.parametrize(
+    ("opcode", "payload", "kind"),
+    [
+        (raw.BINARY, b"\0", UnsupportedData),
+        (raw.TEXT, b"\xff\xfe", InvalidText),
+        (raw.TEXT, b"x" * 1001, MessageTooBig),
+        (3, b"", ProtocolError),
+        (raw.CONTINUATION, b"", ProtocolError),
+        (raw.PING, b"x" * 126, ProtocolError),
+        (raw.CLOSE, b"\3", ProtocolError),
+        (raw.CLOSE, (1005).to_bytes(2, "big"), ProtocolError),
+        (raw.CLOSE, (1006).to_bytes(2, "big"), ProtocolError),
+        (raw.CLOSE, (65535).to_bytes(2, "big"), ProtocolError),
+        (raw.CLOSE, (4000).to_bytes(2, "big") + b"why", PeerClosed),
+    ],
+)
+async def test_what_ends_it(connect: Connect, opcode: int, payload: bytes, kind: type[Disconnect]) -> None:
+    client, end = await connect()
+    client.send(opcode, payload)
+    assert type(await ends_with(end)) is kind
+
+
+async def test_binary_messages_where_they_are_welcome(connect: Connect) -> None:
+    client, end = await connect(binary=True)
+    client.send(raw.BINARY, b"\0\1")
+    client.say("text")
+    assert [await end.receive(), await end.receive()] == [b"\0\1", "text"]
+
+
+async def test_a_lost_connection(connect: Connect) -> None:
+    client, end = await connect()
+    client.abort()
+    assert isinstance(await ends_with(end), ConnectionLost)
+    assert end.lost
+    assert end.buffered == 0
+    end.write(b"nobody is told")
+    end.close()
+    end.abort()
+    await end.drained()
+
+
+async def test_a_ping_is_answered_where_it_was_said(connect: Connect) -> None:
+    client, end = await connect()
+    answers: list[bytes] = []
+    end.answer = answers.append
+    client.send(raw.PING, b"hi")
+    client.say("x")
+    await end.receive()
+    assert answers == [frames.pong(b"hi")]
+
+
+@pytest.mark.parametrize("opcode", [raw.PING, raw.PONG])
+async def test_too_many_control_frames(connect: Connect, opcode: int) -> None:
+    client, end = await connect()
+    for _ in range(101):
+        client.send(opcode)
+    assert isinstance(await ends_with(end), PolicyViolation)
+
+
+async def test_control_frames_in_moderation(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, end = await connect()
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    for batch in range(3):
+        for _ in range(100):
+            client.send(raw.PONG)
+        client.say("x")
+        monkeypatch.setattr(loop, "time", lambda batch=batch: now + 2 * batch)
+        assert await end.receive() == "x"
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("payload", [b"", b"x"])
+async def test_fragments_without_end(connect: Connect, monkeypatch: pytest.MonkeyPatch, payload: bytes) -> None:
+    """Of a message that never comes together nobody would hear otherwise."""
+    monkeypatch.setattr(transport, "UNFINISHED_SECONDS", 0.05)
+    client, end = await connect()
+    refused: list[Disconnect] = []
+
+    def refuse(reason: Disconnect) -> None:
+        refused.append(reason)
+        end.abort()
+
+    end.refuse = refuse
+    client.send(raw.TEXT, fin=False)
+    reading = asyncio.create_task(ends_with(end))
+    for _ in range(100):
+        for _ in range(100):
+            client.send(raw.CONTINUATION, payload, fin=False)
+        await asyncio.sleep(0.01)
+        if reading.done():
+            break
+    assert isinstance(await reading, ConnectionLost)
+    assert [str(reason) for reason in refused] == ["fragments without end"]
+
+
+async def test_a_message_in_many_fragments_that_ends(connect: Connect) -> None:
+    client, end = await connect()
+    client.send(raw.TEXT, fin=False)
+    for _ in range(900):
+        client.send(raw.CONTINUATION, b"x", fin=False)
+    client.send(raw.CONTINUATION)
+    assert await end.receive() == "x" * 900
+
+
+async def test_bytes_are_signs_of_life_if_somebody_was_there_to_take_them(connect: Connect) -> None:
+    client, end = await connect()
+    reading = asyncio.create_task(end.receive())
+    await asyncio.sleep(0)
+    end.heard()
+    assert not end.heard()
+    client.writer.write(b"\x81")  # half a header
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if end.heard():
+            break
+    else:
+        raise AssertionError("not heard")
+    assert not end.heard()
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert end.heard(), "nobody reads, so silence proves nothing"
+
+
+async def test_the_kernel_keeps_little_of_what_a_peer_does_not_read(connect: Connect) -> None:
+    client, end = await connect()
+    sock = end.response.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * transport.SEND_BUFFER_BYTES  # Linux doubles it
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    written = 0
+    while not end.paused:
+        end.write(bytes(10_000))
+        written += 10_000
+        await asyncio.sleep(0)
+    assert end.buffered > transport.HIGH_WATER_BYTES
+    end.abort()
+    assert end.lost
+
+
+async def test_finish_waits_until_all_is_sent(connect: Connect) -> None:
+    client, end = await connect()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    while not end.paused:
+        end.write(frames.text(bytes(1000)))
+    finishing = asyncio.create_task(end.finish(lambda: True))
+    await asyncio.sleep(0.05)
+    assert not finishing.done()
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    while await client.receive():
+        continue
+    await finishing
+    assert end.lost
+
+
+async def test_a_peer_that_left_during_the_handshake() -> None:
+    class Gone(web.Request):
+        transport = None
+
+    app = web.Application()
+    caught: list[BaseException] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        end = WebSocketTransport(1000)
+        request.__class__ = Gone
+        try:
+            await end.prepare(request)
+        except ConnectionError as error:
+            caught.append(error)
+        return end.response
+
+    app.router.add_get("/ws", handler)
+    async with TestServer(app) as server:
+        await RawClient.connect(server.port or 0)
+        while not caught:
+            await asyncio.sleep(0.01)
