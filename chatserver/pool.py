@@ -215,7 +215,8 @@ class Pool:
         """The pulse found that `client` is gone, or as good as gone."""
         if not client.ending:
             client.disconnect(end)
-            client.abort()
+            if client.parked:  # nothing gets through to it any more
+                client.abort()
         self.remove(client)
 
     async def _depart(self, client: Client) -> None:

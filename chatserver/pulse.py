@@ -40,10 +40,13 @@ class Pulse:
         """Ticks until it is cancelled."""
         loop = asyncio.get_running_loop()
         count = 0
+        due = loop.time()
         while True:
-            due = loop.time() + self._tick
-            await asyncio.sleep(self._tick)
+            due += self._tick
+            await asyncio.sleep(max(0.0, due - loop.time()))
             late = loop.time() - due > self._tick / 2
+            if late:
+                due = loop.time()
             self._look(loop.time(), late)
             if self._ticks:
                 count = (count + 1) % self._ticks

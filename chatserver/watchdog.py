@@ -53,9 +53,10 @@ def _culprit(frame: FrameType | None) -> str | None:
     """The function that our code called last, and that hasn't come back."""
     called = None
     while frame:
-        if frame.f_globals.get("__name__", "").startswith("chatserver"):
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith("chatserver."):
             return called
-        called = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"
+        called = f"{module}.{frame.f_code.co_qualname}"
         frame = frame.f_back
     return called
 

@@ -14,6 +14,12 @@ from tests.raw import RawClient
 from tests.server import Server
 
 
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the collections that look for lost exceptions needn't go through it each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_blocking_calls() -> Iterator[None]:
     """Fails a test in which chatserver blocks the event loop."""

@@ -30,6 +30,7 @@ class FakeTransport:
         self.answering = True
         """What `heard` says."""
         self._drained = asyncio.Event()
+        self._draining = False
 
     @property
     def wire(self) -> bytes:
@@ -46,9 +47,12 @@ class FakeTransport:
         return self.answering
 
     async def drained(self) -> None:
+        assert not self._draining, "for one caller at a time"
+        self._draining = True
         while self.paused and not self.lost:
             self._drained.clear()
             await self._drained.wait()
+        self._draining = False
 
     def resume(self) -> None:
         """The peer reads again."""

@@ -96,8 +96,9 @@ class RawClient:
             return None
 
     async def text(self, seconds: float = 10) -> str:
-        """The next frame, which must be text."""
-        frame = await self.receive(seconds)
+        """The next frame, which must be text; pings before it are answered."""
+        while (frame := await self.receive(seconds)) and frame.opcode == PING:
+            self.send(PONG, frame.payload)
         assert frame is not None, "the connection ended"
         return frame.text
 

@@ -296,10 +296,11 @@ def test_drop_lets_go_of_everything_and_returns_everybody(feed: Feed) -> None:
     assert (Piece.kept, feed.pending_bytes) == (0, 0)
     assert feed.pull(behind) == []
     feed.append(b"later")
+    feed.append(b"x" * 995)
     feed.flush()
-    assert transport.wire == b"later"
-    assert feed.pull(behind) == [b"later"]
-    assert list(feed.trim()) == []
+    assert transport.wire == b"later" + b"x" * 995
+    assert list(feed.trim()) == [], "as much as is kept"
+    assert feed.pull(behind) == [b"later", b"x" * 995]
 
 
 def test_who_is_ahead_of_the_flush_keeps_nothing_and_is_not_slow(feed: Feed) -> None:

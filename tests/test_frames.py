@@ -23,6 +23,10 @@ def test_text_has_the_shortest_header_for_its_length(length: int, header: str) -
     assert frames.text(b"x" * length) == bytes.fromhex(header) + b"x" * length
 
 
+def test_binary_has_its_own_opcode() -> None:
+    assert frames.binary(b"hi") == b"\x82\x02hi"
+
+
 def test_ping_is_empty_or_carries_its_payload() -> None:
     assert frames.ping() == b"\x89\x00"
     assert frames.ping(b"hi") == b"\x89\x02hi"

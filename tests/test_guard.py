@@ -112,6 +112,15 @@ async def test_a_function_that_calls_sys_exit_ends_nothing_but_its_call() -> Non
         await run(Guard(plugin, 0.5), leave)
 
 
+async def test_an_interrupt_of_the_whole_process_passes(caplog: pytest.LogCaptureFixture) -> None:
+    async def interrupted(call: Call) -> object:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await run(Guard(plugin, 0.5), interrupted)
+    assert not caplog.records
+
+
 async def test_a_function_that_hangs_is_ended_at_its_deadline(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     running = asyncio.create_task(run(Guard(plugin, 0.5), hang))
     await clock.push(0.48)
@@ -138,6 +147,18 @@ async def test_a_function_may_catch_its_cancellation_at_the_deadline(clock: Cloc
     running = asyncio.create_task(run(Guard(plugin, 0.5), stubborn))
     await clock.push(1)
     assert running.result() == "late"
+
+
+async def test_a_function_that_needs_most_of_its_time_has_not_failed(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def dawdle(call: Call) -> object:
+        return await asyncio.sleep(0.45, "answer")
+
+    running = asyncio.create_task(run(Guard(plugin, 0.5), dawdle))
+    await clock.push(0.6)
+    assert running.result() == "answer"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("answer", [None, ChatError()])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chatserver import frames
 from chatserver.client import WRITE_BYTES, Client
-from chatserver.errors import ChatError, GoingAway, PolicyViolation, ServiceRestart, Slow
+from chatserver.errors import ChatError, ConnectionLost, GoingAway, PolicyViolation, ServiceRestart, Slow
 from chatserver.message import Event, Joined, Left, Message, Notice
 from chatserver.pool import Closed, Pool
 from chatserver.protocol import Codec, Simple
@@ -158,6 +158,15 @@ async def test_nobody_is_no_problem(pool: Pool, clock: Clock) -> None:
     _, transport = await enter(pool)
     await clock.push(MOMENT)
     assert told(transport) == []
+
+
+async def test_nothing_is_encoded_for_a_codec_that_nobody_speaks_any_more(pool: Pool, clock: Clock) -> None:
+    codec = Simple()
+    client, _ = await enter(pool, codec=codec)
+    pool.remove(client)
+    with mock.patch.object(codec, "encode", wraps=codec.encode) as encode:
+        say(pool, "a")
+    assert encode.call_count == 0
 
 
 async def test_an_event_for_one_keeps_its_place_among_those_for_all(pool: Pool, clock: Clock) -> None:
@@ -419,6 +428,16 @@ async def test_who_went_is_told_nothing_any_more(pool: Pool, clock: Clock) -> No
     await clock.push(MOMENT)
     assert told(transport) == ["<close 1001 server shutdown>"]
     assert told(other) == ["a"]
+
+
+async def test_who_is_removed_without_an_end_is_disconnected(pool: Pool, clock: Clock) -> None:
+    ((client, transport), _) = await enter_level(pool, clock, 2)
+    pool.remove(client)
+    say(pool, "a")
+    await clock.push(1.1)
+    assert isinstance(client.ending, ConnectionLost)
+    assert told(transport) == []
+    assert transport.aborted
 
 
 async def test_presence_can_be_announced_from_the_receivers(pool: Pool, clock: Clock) -> None:

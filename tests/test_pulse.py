@@ -111,11 +111,10 @@ async def test_a_lost_connection_is_found_by_a_late_tick_too(ward: Ward, clock: 
 
 
 async def test_a_client_that_ends_is_found_with_its_own_reason(ward: Ward, clock: Clock) -> None:
-    client, transport = ward.admit()
+    client, _ = ward.admit()
     async with ward.watched():
         end = GoingAway()
         client.disconnect(end)
-        transport.lose()
         await clock.push(0.9, STEP)
     assert ward.lost == [(client, end)]
 
@@ -157,6 +156,30 @@ async def test_a_short_heartbeat_is_kept_too(ward: Ward, clock: Clock) -> None:
         await clock.push(4, 0.02)
     assert 9 <= len(ward.pinged_at[client]) <= 10
     assert not ward.lost
+
+
+async def test_a_heartbeat_is_never_shorter_than_asked_for(ward: Ward, clock: Clock) -> None:
+    client, _ = ward.admit()
+    async with ward.watched(heartbeat_seconds=25.4):
+        await clock.push(3 * 26, STEP)
+    first, second, *_ = ward.pinged_at[client]
+    assert second - first > 25.4 - STEP
+
+
+async def test_ticks_that_are_a_little_late_do_not_add_up(ward: Ward, clock: Clock) -> None:
+    client, _ = ward.admit()
+    async with ward.watched():
+        await clock.push(4 * HEARTBEAT, TICK_SECONDS * 0.6)
+    first, *_, last = ward.pinged_at[client]
+    assert len(ward.pinged_at[client]) == 4
+    assert abs(last - first - 3 * HEARTBEAT) < TICK_SECONDS
+
+
+async def test_the_shortest_heartbeat_leaves_time_for_others(ward: Ward, clock: Clock) -> None:
+    client, _ = ward.admit()
+    async with ward.watched(0.001, 0.001):
+        await clock.push(1, 0.001)
+    assert 1 < len(ward.pinged_at[client]) <= 101
 
 
 async def test_without_a_heartbeat_nobody_is_pinged_or_judged(ward: Ward, clock: Clock) -> None:
@@ -229,13 +252,13 @@ async def test_the_silence_of_one_is_not_anothers(ward: Ward, clock: Clock) -> N
 
 
 class Belated(FakeTransport):
-    """Its pong is still in the socket when the pulse asks; the loop and the reader take a turn each to find it."""
+    """Its pong is still in the socket when the pulse asks; loop, protocol and reader take a turn each to find it."""
 
     def heard(self) -> bool:
         heard, self.answering = self.answering, False
         if not heard:
             loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self.read)
+            loop.call_soon(loop.call_soon, loop.call_soon, self.read)
         return heard
 
     def read(self) -> None:

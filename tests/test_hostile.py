@@ -1,1 +1,0 @@
-"""The scenarios of tests/hostile at sizes for every day."""

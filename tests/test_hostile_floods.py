@@ -1,0 +1,19 @@
+"""Floods of tiny frames and messages, at sizes for every day."""
+
+import pytest
+
+from tests.hostile import floods
+from tests.server import Server
+
+
+@pytest.mark.parametrize("kind", floods.FLOODS)
+async def test_a_flooder_is_closed_and_a_bystander_hardly_notices(server: Server, kind: str) -> None:
+    figures = await floods.run(server, seconds=0.5, kinds=kind, counts="1", slack=2.0)
+    connections = figures[f"{kind} 1 connections"]
+    assert isinstance(connections, int)
+    assert connections >= 1
+
+
+@pytest.mark.parametrize("kind", ["pings", "byte_fragments", "cut_messages"])
+async def test_of_ten_flooders_each_is_closed(server: Server, kind: str) -> None:
+    await floods.run(server, seconds=0.5, kinds=kind, counts="10", slack=2.0)
