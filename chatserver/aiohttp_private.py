@@ -13,6 +13,11 @@ class PayloadParser(Protocol):
         """The stream has ended."""
 
 
+def finished(response: Any) -> bool:
+    """Something whole, a message or a control frame, waits for `response.receive`. True also if that can't be told."""
+    return bool(getattr(getattr(response, "_reader", None), "_buffer", True))
+
+
 def tap(protocol: Any, between: PayloadParser) -> PayloadParser | None:
     """Puts `between` in front of the parser that `protocol` feeds, and returns that parser.
 

@@ -199,12 +199,12 @@ class Client:
             self._queue.clear()
             self._queued = 0
         self.ending = end
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
         for source in self.sources:
             source.leave(self)
         self.sources.clear()
         if self.parked and not self._queue:
             self._send_close()  # straight behind what the transport holds: its drain may never come
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
         self._wake(self)
 
     def abort(self) -> None:

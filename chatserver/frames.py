@@ -27,7 +27,7 @@ def pong(payload: bytes) -> bytes:
 
 def close(end: Disconnect) -> bytes:
     """A close frame with code and reason (section 5.5.1); the reason is cut at a character's end."""
-    reason = str(end).encode()[:REASON_BYTES].decode(errors="ignore").encode()
+    reason = str(end).encode(errors="replace")[:REASON_BYTES].decode(errors="ignore").encode()
     return _header(_CLOSE, 2 + len(reason)) + end.code.to_bytes(2, "big") + reason
 
 

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 FAILURES: Final = 10
 """So many failures in a row switch a function off."""
 
+LATE_SECONDS: Final = 0.1
+"""A deadline that is noticed so much later was missed because something blocked the loop: nobody's failure."""
+
 
 class Guard:
     """The account of one function of a plugin."""
@@ -31,12 +34,12 @@ class Guard:
     def succeeded(self) -> None:
         self._failures = 0
 
-    def failed(self, problem: str, exc_info: BaseException | None = None) -> None:
-        """Counts and logs a failure."""
-        self._failures += 1
+    def failed(self, problem: str, exc_info: BaseException | None = None, *, counts: bool = True) -> None:
+        """Logs a failure and, if it `counts`, counts it."""
+        self._failures += counts
         fields = {"plugin": self.name, "failures": self._failures}
         report(logger, logging.ERROR, "plugin failed", problem=problem, exc_info=exc_info, **fields)
-        if self._failures == FAILURES:
+        if counts and self._failures == FAILURES:
             self.on = False
             report(logger, logging.ERROR, "plugin switched off", **fields)
 
@@ -49,13 +52,14 @@ class Call:
     count against the deadline, and its exceptions pass.
     """
 
-    __slots__ = ("_away", "_beyond", "_guard", "_left", "_loop", "_timeout")
+    __slots__ = ("_away", "_beyond", "_guard", "_left", "_loop", "_over", "_timeout")
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._beyond: BaseException | None = None
         self._away = 0
         self._left: float | None = None
+        self._over = False
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(guard.seconds or None)
 
@@ -66,10 +70,12 @@ class Call:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over = True
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            self._guard.failed(f"took longer than {self._guard.seconds} s")
+            late = self._loop.time() - (self._timeout.when() or 0.0)
+            self._guard.failed(f"took longer than {self._guard.seconds} s", counts=late < LATE_SECONDS)
             raise InternalError from None
         if error is None:
             self._succeed()
@@ -84,8 +90,7 @@ class Call:
     async def onward(self, work: Awaitable[T]) -> T:
         """Awaits `work`, which the function asked for but isn't to blame for."""
         self._away += 1
-        if self._away == 1:
-            self._stop_clock()
+        self._stop_clock()
         try:
             return await work
         except BaseException as error:
@@ -106,12 +111,12 @@ class Call:
 
     def _stop_clock(self) -> None:
         when = self._timeout.when()
-        if when is not None and not self._timeout.expired():
+        if when is not None and not self._over and not self._timeout.expired():
             self._left = when - self._loop.time()
             self._timeout.reschedule(None)
 
     def _start_clock(self) -> None:
-        if self._left is not None:
+        if self._left is not None and not self._over:
             self._timeout.reschedule(self._loop.time() + self._left)
             self._left = None
 

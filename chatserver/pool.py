@@ -59,6 +59,7 @@ class Pool:
         self._guards: dict[Receiver, Guard] = {}
         self._feeds: dict[Codec, Feed] = {}
         self._closing: list[Client] = []
+        self._end: Disconnect | None = None
         self._arriving: dict[Client, asyncio.Event] = {}
         self._unflushed: dict[Feed, None] = {}
         self._ready: dict[Client, None] = {}
@@ -79,8 +80,10 @@ class Pool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def add(self, client: Client) -> None:
-        """Lets `client` in, and tells `on_connect`."""
+        """Lets `client` in, and tells `on_connect`. One that comes while all are closed is closed, too."""
         self.clients.add(client)
+        if self._end:
+            client.disconnect(self._end)
         client.follow(self._feed(client.codec))
         arrived = self._arriving[client] = asyncio.Event()
         try:
@@ -122,6 +125,7 @@ class Pool:
         `answers`: the peers' close frames can still be read, so each has `CLOSE_SECONDS` to answer.
         """
         self.draining = True
+        self._end = end
         clients = self._closing = list(self.clients)
         for client in clients:
             client.disconnect(end, seconds)
@@ -155,7 +159,10 @@ class Pool:
             await self._work.wait()
             self._work.clear()
             started = loop.time()
-            self._flush()
+            try:
+                self._flush()
+            except Exception as error:  # the drain serves everybody: it goes on, whatever happens
+                report(logger, logging.ERROR, "flush failed", exc_info=error)
             pause = min(max(least, 2 * (loop.time() - started)), most)
             await asyncio.sleep(started + pause - loop.time())
 

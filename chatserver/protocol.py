@@ -46,7 +46,8 @@ class _Frame(msgspec.Struct, forbid_unknown_fields=True):
 class Simple:
     """`{"type": 1|2, "body": "text"}`, one message a frame: 1 is the server's, 2 is chat.
 
-    The field set is closed and types are strict (`true` is not 1). Of a field that stands twice the last one counts.
+    The field set is closed and types are strict (`true` is not 1). A field may stand twice: each must be of its type,
+    and the last one counts.
     """
 
     def __init__(self, max_body_bytes: int = 0) -> None:

@@ -72,8 +72,8 @@ class Pulse:
                 continue
             heard = client.transport.heard()
             if client.parked:
-                client.pinged = False  # no ping gets through: the write deadline judges
-            elif heard or late or not client.pinged:
+                continue  # no ping gets through: the write deadline judges
+            if heard or late or not client.pinged:
                 self._ping(client)
             else:
                 suspects.append(client)

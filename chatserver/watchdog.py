@@ -50,11 +50,11 @@ class Watchdog:
 
 
 def _culprit(frame: FrameType | None) -> str | None:
-    """The function that our code called last, and that hasn't come back."""
+    """The function that our code, or the loop, called last and that hasn't come back; None if it is neither's fault."""
     called = None
     while frame:
         module = str(frame.f_globals.get("__name__"))
-        if module.startswith("chatserver."):
+        if module.startswith(("chatserver.", "asyncio.")):
             return called
         called = f"{module}.{frame.f_code.co_qualname}"
         frame = frame.f_back

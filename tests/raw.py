@@ -91,7 +91,8 @@ class RawClient:
     async def receive(self, seconds: float = 10) -> Frame | None:
         """The next frame; None at the end of the stream."""
         try:
-            return await asyncio.wait_for(self._receive(), seconds)
+            async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow a cancellation
+                return await self._receive()
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 

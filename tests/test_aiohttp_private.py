@@ -1,9 +1,11 @@
 """If one of these fails, aiohttp has changed something that only `aiohttp_private` relies on."""
 
+import asyncio
+
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from chatserver.aiohttp_private import PayloadParser, tap
+from chatserver.aiohttp_private import PayloadParser, finished, tap
 from tests.raw import RawClient
 
 
@@ -45,6 +47,34 @@ async def test_what_comes_after_an_upgrade_passes_through() -> None:
         client.abort()
     assert b"".join(between.seen).startswith(b"\x81\x82\0\0\0\0hi")
     assert between.seen[-1] == b"eof"
+
+
+async def test_what_waits_for_the_reader_can_be_told() -> None:
+    told: list[bool] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.receive_str()
+        told.append(finished(ws))
+        await ws.send_str("more?")
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if finished(ws):
+                break
+        told.append(finished(ws))
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/ws", handler)
+    async with TestServer(app) as server:
+        client = await RawClient.connect(server.port or 0)
+        client.say("hi")
+        assert await client.text() == "more?"
+        client.say("more")
+        await client.until_closed()
+    assert told == [False, True]
+    assert finished(object()), "then no flood is seen, but nobody is accused"
 
 
 def test_where_aiohttp_keeps_it_elsewhere_nothing_is_done() -> None:

@@ -363,3 +363,24 @@ async def test_messages_in_flight_do_not_share_a_deadline(clock: Clock) -> None:
     second = asyncio.create_task(say(handler, "second"))
     await clock.push(0.45)
     assert (first.result(), second.result()) == (Notice("first"), Notice("second"))
+
+
+async def test_one_stall_of_the_loop_switches_no_middleware_off(clock: Clock) -> None:
+    """Whoever blocked it; here ten messages are on their way through a middleware that is quick by itself."""
+    asked: list[str] = []
+
+    async def look_up(command: Command, client: Client, handler: Handler) -> Event | None:
+        asked.append(command.body)
+        await asyncio.sleep(0.05)
+        return await handler(command, client)
+
+    handler = compose([look_up], echo, SECONDS)
+    running = [asyncio.create_task(say(handler)) for _ in range(FAILURES)]
+    await turns()
+    clock.now += 0.7
+    await asyncio.wait(running)
+    last = asyncio.create_task(say(handler, "last"))
+    await clock.push(0.1)
+    assert last.done()
+    assert asked[-1] == "last"
+    assert all(message.done() and (message.exception() or message.result()) for message in running)

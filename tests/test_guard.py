@@ -247,6 +247,25 @@ async def test_the_deadline_holds_after_two_calls_onward_at_once(clock: Clock) -
         running.cancel()
 
 
+async def test_work_that_is_asked_for_when_the_function_is_back_is_done() -> None:
+    """A plugin that answers at once, and calls on from a task of its own."""
+    work: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    work.set_result("done")
+    async with Call(Guard(plugin, 0.5)) as call:
+        pass
+    assert await call.onward(work) == "done"
+
+
+async def test_work_that_takes_longer_than_the_function_is_done(clock: Clock) -> None:
+    """A plugin that doesn't wait for what it called on for, and answers."""
+    async with Call(Guard(plugin, 0.5)) as call:
+        working = asyncio.create_task(call.onward(asyncio.sleep(1, "done")))
+        await turns()
+    await clock.push(1.1)
+    assert working.done()
+    assert working.result() == "done"
+
+
 async def test_work_that_is_asked_for_after_the_deadline_is_awaited_or_closed(clock: Clock) -> None:
     work = asyncio.sleep(0)
 

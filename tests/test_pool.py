@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from chatserver import frames
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import ChatError, ConnectionLost, GoingAway, PolicyViolation, ServiceRestart, Slow
+from chatserver.feed import Feed
 from chatserver.message import Event, Joined, Left, Message, Notice
 from chatserver.pool import Closed, Pool
 from chatserver.protocol import Codec, Simple
@@ -659,13 +660,12 @@ async def test_a_disconnected_clients_place_is_free_within_a_second_even_if_it_d
 
 async def test_a_client_that_does_not_pong_is_dropped(clock: Clock) -> None:
     async with running(heartbeat_seconds=2) as pool:
-        ((client, transport),) = await enter_level(pool, clock, 1)
+        ((_, transport),) = await enter_level(pool, clock, 1)
         transport.answering = False
         await clock.push(5)
         assert not pool.clients
         assert transport.aborted
-        assert client.ending is not None
-        assert client.ending.code == 3012
+        assert told(transport) == ["<ping >", "<close 3012 no pong>"]
 
 
 async def test_a_client_that_does_not_read_is_dropped_at_the_write_deadline(clock: Clock) -> None:
@@ -1140,3 +1140,25 @@ async def test_the_slow_are_disconnected_and_nobody_else_loses_anything(operatio
             await world.settle()
             for member in world.members:
                 world.check(member)
+
+
+async def test_a_client_that_comes_while_all_are_closed_is_closed_too(pool: Pool, clock: Clock) -> None:
+    await pool.close(GoingAway(), 0, answers=True)
+    client, transport = await enter(pool)
+    await clock.push(MOMENT)
+    assert isinstance(client.ending, GoingAway)
+    assert told(transport) == ["<close 1001 server shutdown>"]
+
+
+async def test_the_drain_survives_whatever_a_flush_does(
+    pool: Pool, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, transport = await enter(pool)
+    await clock.push(MOMENT)
+    with mock.patch.object(Feed, "trim", side_effect=ZeroDivisionError):
+        say(pool, "a")
+        await clock.push(MOMENT)
+    say(pool, "b")
+    await clock.push(MOMENT)
+    assert told(transport) == ["a", "b"]
+    assert [record.message for record in caplog.records] == ["flush failed"]

@@ -164,9 +164,8 @@ async def test_control_frames_in_moderation(connect: Connect, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("payload", [b"", b"x"])
-async def test_fragments_without_end(connect: Connect, monkeypatch: pytest.MonkeyPatch, payload: bytes) -> None:
+async def test_fragments_without_end(connect: Connect, payload: bytes) -> None:
     """Of a message that never comes together nobody would hear otherwise."""
-    monkeypatch.setattr(transport, "UNFINISHED_SECONDS", 0.05)
     client, end = await connect()
     refused: list[Disconnect] = []
 
@@ -190,10 +189,10 @@ async def test_fragments_without_end(connect: Connect, monkeypatch: pytest.Monke
 async def test_a_message_in_many_fragments_that_ends(connect: Connect) -> None:
     client, end = await connect()
     client.send(raw.TEXT, fin=False)
-    for _ in range(900):
+    for _ in range(800):
         client.send(raw.CONTINUATION, b"x", fin=False)
     client.send(raw.CONTINUATION)
-    assert await end.receive() == "x" * 900
+    assert await end.receive() == "x" * 800
 
 
 async def test_bytes_are_signs_of_life_if_somebody_was_there_to_take_them(connect: Connect) -> None:
@@ -266,3 +265,12 @@ async def test_a_peer_that_left_during_the_handshake() -> None:
         await RawClient.connect(server.port or 0)
         while not caught:
             await asyncio.sleep(0.01)
+
+
+async def test_after_a_long_read_the_others_have_their_turn_and_reading_goes_on(connect: Connect) -> None:
+    client, end = await connect()
+    count = 20_000
+    for _ in range(count):
+        client.say("x" * 20)
+    received = [await end.receive() for _ in range(count)]
+    assert set(received) == {"x" * 20}

@@ -198,12 +198,12 @@ async def _round(
     for burst in range(
         2 * BURSTS
     ):  # before the signal and after it, so that something waits to be flushed all the time
-        if burst == BURSTS:
-            began = time.monotonic()
-            server.signal(signal.SIGHUP if restart else signal.SIGTERM)
         for sender, reader in enumerate(readers[:SENDERS]):
             for _ in range(BURST):
                 reader.talk(sender)
+        if burst == BURSTS:
+            began = time.monotonic()
+            server.signal(signal.SIGHUP if restart else signal.SIGTERM)
         await asyncio.sleep(0.001)
     if restart:
         await eventually(lambda: len(server.events("listening")) > listening, EXIT_SECONDS)
