@@ -88,3 +88,11 @@ def test_launchers_in_the_readme_are_those_that_are_tested() -> None:
         for command in LAUNCHERS.values()
     }
     assert shown <= tested
+
+
+def test_each_promise_names_a_test_that_is_there() -> None:
+    rows = re.findall(r"^\|.*\| ([^|]*) \|$", (ROOT / "docs" / "robustness.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+    tests = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    assert len(named) >= 12
+    assert named <= tests
