@@ -166,7 +166,7 @@ def _log_end(client: Client) -> None:
 
 
 def setup(app: web.Application, config: Config) -> None:
-    """Makes `app["pool"]` and `app["chain"]`, serves `/ws`, and says goodbye when the application shuts down."""
+    """Makes `app["pool"]` and `app["chain"]`, serves `/ws`, and runs the pool as long as the application runs."""
     pool = Pool(
         queue_bytes=config.max_queue_bytes or sys.maxsize,
         heartbeat_seconds=config.heartbeat_seconds,
