@@ -232,8 +232,7 @@ async def test_the_kernel_keeps_little_of_what_a_peer_does_not_read(connect: Con
 async def test_finish_waits_until_all_is_sent(connect: Connect) -> None:
     client, end = await connect()
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    while not end.paused:
-        end.write(frames.text(bytes(1000)))
+    end.write(frames.text(bytes(20_000_000)))  # more than any kernel buffers
     finishing = asyncio.create_task(end.finish(lambda: True))
     await asyncio.sleep(0.05)
     assert not finishing.done()
