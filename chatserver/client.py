@@ -145,7 +145,7 @@ class Client:
         self.parked = False
         """The transport is paused, and the client's own task drains it."""
         self.pinged = False
-        """A ping was sent since something was heard."""
+        """A ping was sent, and a heartbeat later something should have been heard."""
         self.sources: list[Source] = []
         self._wake = wake
         self._apart = False

@@ -29,9 +29,9 @@ class Closed:
     """How the clients that a shutdown found were closed."""
 
     closed: int
-    """Told, and gone in time."""
+    """Gone in time; told, unless they went by themselves."""
     aborted: int
-    """Didn't take what was meant for them, or didn't go."""
+    """Had to be dropped: they didn't take what was meant for them."""
 
 
 class Pool:

@@ -1,12 +1,23 @@
 """If one of these fails, aiohttp has changed something that only `aiohttp_private` relies on."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from chatserver.aiohttp_private import PayloadParser, finished, tap
 from tests.raw import RawClient
+
+
+@asynccontextmanager
+async def connected(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[RawClient]:
+    """A client of a server with this handler."""
+    app = web.Application()
+    app.router.add_get("/ws", handler)
+    async with TestServer(app) as server:
+        yield await RawClient.connect(server.port or 0)
 
 
 class Between:
@@ -38,10 +49,7 @@ async def test_what_comes_after_an_upgrade_passes_through() -> None:
         await ws.receive()
         return ws
 
-    app = web.Application()
-    app.router.add_get("/ws", handler)
-    async with TestServer(app) as server:
-        client = await RawClient.connect(server.port or 0)
+    async with connected(handler) as client:
         client.say("hi")
         assert await client.text() == "hi"
         client.abort()
@@ -65,10 +73,7 @@ async def test_what_waits_for_the_reader_can_be_told() -> None:
         told.append(finished(ws))
         return ws
 
-    app = web.Application()
-    app.router.add_get("/ws", handler)
-    async with TestServer(app) as server:
-        client = await RawClient.connect(server.port or 0)
+    async with connected(handler) as client:
         client.say("hi")
         assert await client.text() == "more?"
         client.say("more")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatserver import frames
-from chatserver.errors import Disconnect, GoingAway, PeerClosed
+from chatserver.errors import Disconnect, GoingAway, PeerClosed, PolicyViolation
 from tests.fakes import PATIENT, split
 
 HEADERS = [
@@ -79,3 +79,7 @@ def test_a_close_frame_has_as_much_of_the_reason_as_fits(reason: str) -> None:
 @given(st.lists(st.binary(max_size=300)))
 def test_frames_in_a_row_can_be_told_apart(payloads: list[bytes]) -> None:
     assert split(b"".join(map(frames.text, payloads))) == [(1, payload) for payload in payloads]
+
+
+def test_a_reason_that_is_no_text_is_replaced() -> None:
+    assert frames.close(PolicyViolation("no \ud800")) == b"\x88\x06\x03\xf0no ?"

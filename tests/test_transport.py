@@ -264,12 +264,3 @@ async def test_a_peer_that_left_during_the_handshake() -> None:
         await RawClient.connect(server.port or 0)
         while not caught:
             await asyncio.sleep(0.01)
-
-
-async def test_after_a_long_read_the_others_have_their_turn_and_reading_goes_on(connect: Connect) -> None:
-    client, end = await connect()
-    count = 20_000
-    for _ in range(count):
-        client.say("x" * 20)
-    received = [await end.receive() for _ in range(count)]
-    assert set(received) == {"x" * 20}
