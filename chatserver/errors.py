@@ -43,6 +43,13 @@ class TooManyMessages(ChatError):
         super().__init__(f"{self.text}, retry in {math.ceil(retry_seconds * 10) / 10:.1f} s")
 
 
+class Unrecoverable(ChatError):
+    """What followed a position isn't kept any more, or the position is none of this log."""
+
+    code = 112
+    text = "cannot resume from there: read from scratch"
+
+
 class NotJSON(ChatError):
     """The frame is not one JSON text."""
 
@@ -83,6 +90,27 @@ class BodyInvalid(ChatError):
 
     code = 415
     text = "body must not contain U+0000"
+
+
+class StorageUnavailable(ChatError):
+    """Nothing was stored: the storage can't be reached, or is locked, or refuses."""
+
+    code = 420
+    text = "not stored: storage unavailable"
+
+
+class StorageFull(StorageUnavailable):
+    """Nothing was stored: there is no space left."""
+
+    code = 421
+    text = "not stored: storage full"
+
+
+class StorageUnsure(StorageUnavailable):
+    """The storage didn't say in time whether it stored something; if it did, it will be seen, once."""
+
+    code = 422
+    text = "not known to be stored: no answer from storage"
 
 
 class Disconnect(Exception):

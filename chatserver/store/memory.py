@@ -1,0 +1,99 @@
+"""A store that lasts as long as the process."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Collection, Sequence
+from itertools import islice, takewhile
+from typing import Final
+
+from chatserver.errors import Unrecoverable
+from chatserver.store import Entry, Record, Stamp
+
+TRIM_EVENTS: Final = 1000
+TRIM_ROOMS: Final = 1000
+"""So many events, and rooms, are looked at before others have their turn: about a millisecond."""
+
+
+class Log:
+    """The log of one room."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.trimmed = 0
+        """So many events are no longer kept: the offset of the last of them."""
+        self._keys: dict[tuple[str, str], Record] = {}
+
+    @property
+    def top(self) -> int:
+        return self.trimmed + len(self.records)
+
+    def append(self, entry: Entry, now: int) -> Stamp:
+        identity = (entry.user, entry.key) if entry.key is not None else None
+        if identity and (known := self._keys.get(identity)):
+            return Stamp(known.offset, known.time, new=False)
+        last = self.records[-1].time if self.records else 0
+        record = Record(self.top + 1, max(now, last), entry.kind, entry.user, entry.data, entry.key)
+        self.records.append(record)
+        if identity:
+            self._keys[identity] = record
+        return Stamp(record.offset, record.time)
+
+    def trim(self, before: int, keep: int, limit: int) -> int:
+        """Lets go of `limit` events at most. Returns of how many."""
+        spare = len(self.records) - keep if keep else 0
+        oldest = enumerate(islice(self.records, limit))
+        count = sum(1 for _ in takewhile(lambda nth: nth[0] < spare or nth[1].time < before, oldest))
+        for record in self.records[:count]:
+            if record.key is not None:
+                del self._keys[record.user, record.key]
+        del self.records[:count]
+        self.trimmed += count
+        return count
+
+
+class Memory:
+    """`memory://`: as fast as can be, and gone with the process."""
+
+    def __init__(self, url: str = "memory://") -> None:
+        if url != "memory://":
+            raise ValueError("memory:// takes nothing after it")
+        self.epoch = secrets.token_hex(8)
+        self._logs: dict[str, Log] = {}
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
+        now = time.time_ns() // 1_000_000
+        stamps = []
+        for entry in entries:
+            log = self._logs.get(entry.room) or self._logs.setdefault(entry.room, Log())
+            stamps.append(log.append(entry, now))
+        return stamps
+
+    async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
+        log = self._logs.get(room) or Log()
+        if after is None:
+            stop = len(log.records) if before is None else max(0, min(before - 1, log.top) - log.trimmed)
+            return log.records[max(0, stop - limit) : stop]
+        if not log.trimmed <= after <= log.top:
+            raise Unrecoverable
+        start = after - log.trimmed
+        return log.records[start : start + limit]
+
+    async def top(self, rooms: Collection[str]) -> dict[str, int]:
+        return {room: self._logs[room].top if room in self._logs else 0 for room in rooms}
+
+    async def trim(self, *, before: int, keep: int) -> bool:
+        left = TRIM_EVENTS
+        for number, log in enumerate(list(self._logs.values())):
+            if number % TRIM_ROOMS == 0:
+                await asyncio.sleep(0)
+            left -= log.trim(before, keep, left)
+            if not left:
+                return True
+        return False

@@ -1,0 +1,336 @@
+"""A store in one SQLite file: the default, with nothing to install.
+
+Whatever takes many rows goes through SQLite as one JSON text. Python's `sqlite3` lets go of the interpreter's lock and
+takes it again for each row that it steps over; beside a busy event loop each of these takes milliseconds.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from chatserver.errors import StorageFull, StorageUnavailable, Unrecoverable
+from chatserver.store import Entry, Record, Stamp, StoreError
+
+T = TypeVar("T")
+
+BUSY_SECONDS: Final = 2.0
+"""How long another process may hold the file. Those that wait behind a batch that waits are still answered in time."""
+
+TRIM_EVENTS: Final = 500
+"""So many at once, so that an append waits for milliseconds only."""
+
+OLDEST: Final = (3, 38, 0)
+"""The first SQLite that has STRICT tables and `->>`."""
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE meta (epoch TEXT NOT NULL) STRICT;
+    CREATE TABLE rooms (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        top INTEGER NOT NULL DEFAULT 0,      -- offset of the last event
+        trimmed INTEGER NOT NULL DEFAULT 0,  -- offset of the last event that isn't kept any more
+        time INTEGER NOT NULL DEFAULT 0      -- of the last event, in milliseconds since 1970
+    ) STRICT;
+    CREATE TABLE events (
+        room INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        user TEXT NOT NULL,
+        data TEXT NOT NULL,
+        key TEXT,
+        PRIMARY KEY (room, offset)
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX events_key ON events (room, user, key) WHERE key IS NOT NULL;
+    CREATE INDEX events_time ON events (time);
+    """,
+)
+"""Each brings the schema from one version (`PRAGMA user_version`) to the next."""
+
+_END: Final = 1 << 62
+"""Beyond all offsets."""
+
+_ROOMS: Final = """
+    SELECT json_group_object(name, json_array(id, top, trimmed, time)) FROM rooms
+    WHERE name IN (SELECT value FROM json_each(?))
+"""
+_ADD_ROOMS: Final = "INSERT INTO rooms (name) SELECT value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING"
+_KNOWN: Final = """
+    SELECT json_group_array(json_array(events.room, events.user, events.key, events.offset, events.time))
+    FROM json_each(?) AS sent JOIN events
+    ON events.room = sent.value ->> 0 AND events.user = sent.value ->> 1 AND events.key = sent.value ->> 2
+"""
+_ADD_EVENTS: Final = """
+    INSERT INTO events (room, offset, time, kind, user, data, key)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM json_each(?)
+"""
+_SET_ROOMS: Final = """
+    UPDATE rooms SET top = sent.value ->> 1, time = sent.value ->> 2 FROM json_each(?) AS sent
+    WHERE rooms.id = sent.value ->> 0
+"""
+_AFTER: Final = """
+    SELECT json_object(
+        'top', top,
+        'trimmed', trimmed,
+        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key)) FROM (
+            SELECT * FROM events WHERE room = rooms.id AND offset > :after ORDER BY offset LIMIT :limit
+        )))
+    ) FROM rooms WHERE name = :room
+"""
+_BEFORE: Final = """
+    SELECT json_object(
+        'top', top,
+        'trimmed', trimmed,
+        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key)) FROM (
+            SELECT * FROM events WHERE room = rooms.id AND offset < :before ORDER BY offset DESC LIMIT :limit
+        )))
+    ) FROM rooms WHERE name = :room
+"""
+_OLD: Final = """
+    SELECT json_group_array(json_array(room, last)) FROM (
+        SELECT room, max(offset) AS last FROM (SELECT room, offset FROM events WHERE time < ? LIMIT ?) GROUP BY room
+    )
+"""
+_LONG: Final = """
+    SELECT json_group_array(json_array(id, min(top - :keep, trimmed + :events))) FROM (
+        SELECT * FROM rooms WHERE top - trimmed > :keep LIMIT :rooms
+    )
+"""
+_TRIM_EVENTS: Final = """
+    DELETE FROM events WHERE (room, offset) IN (
+        SELECT events.room, events.offset FROM json_each(?) AS trim JOIN events
+        ON events.room = trim.value ->> 0 AND events.offset <= trim.value ->> 1
+    )
+"""
+_TRIM_ROOMS: Final = """
+    UPDATE rooms SET trimmed = max(trimmed, trim.value ->> 1) FROM json_each(?) AS trim
+    WHERE rooms.id = trim.value ->> 0
+"""
+
+
+class _Room(msgspec.Struct, array_like=True):
+    id: int
+    top: int
+    trimmed: int
+    time: int
+
+
+class _Page(msgspec.Struct):
+    top: int = 0
+    trimmed: int = 0
+    records: list[Record] = []
+
+
+_offset = attrgetter("offset")
+_encode = msgspec.json.Encoder().encode
+_rooms = msgspec.json.Decoder(dict[str, _Room]).decode
+_known = msgspec.json.Decoder(list[tuple[int, str, str, int, int]]).decode
+_page = msgspec.json.Decoder(_Page).decode
+_ends = msgspec.json.Decoder(list[tuple[int, int]]).decode
+
+
+class SQLite:
+    """`sqlite:///FILE`: WAL with `synchronous=FULL`, one thread that writes and one that reads."""
+
+    def __init__(self, url: str) -> None:
+        self._path = url.removeprefix("sqlite:///")
+        if not self._path or "://" in self._path or self._path == ":memory:":
+            raise ValueError("sqlite:// takes a path: sqlite:///chat.db, or sqlite:////var/lib/chat.db")
+        self.epoch = ""
+        self._writer = _Thread("store-writer")
+        self._reader = _Thread("store-reader")
+
+    async def open(self) -> None:
+        try:
+            self.epoch = await self._writer.run(lambda: _open(self._writer, self._path))
+            await self._reader.run(lambda: _open_to_read(self._reader, self._path))
+        except (sqlite3.Error, StoreError) as error:
+            raise StoreError(f"{self._path}: {error}") from None
+
+    async def close(self) -> None:
+        await self._reader.close()
+        await self._writer.close()
+
+    async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
+        return await self._writer.run(lambda: _write(self._writer, lambda use: _append(use, entries)))
+
+    async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
+        return await self._reader.run(lambda: _read(self._reader.connection, room, after, before, limit))
+
+    async def top(self, rooms: Collection[str]) -> dict[str, int]:
+        found = await self._reader.run(lambda: _find_rooms(self._reader.connection, rooms))
+        return {room: found[room].top if room in found else 0 for room in rooms}
+
+    async def trim(self, *, before: int, keep: int) -> bool:
+        return await self._writer.run(lambda: _write(self._writer, lambda use: _trim(use, before, keep)))
+
+
+class _Thread:
+    """A thread with a connection of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, name)
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StorageUnavailable
+        return self._connection
+
+    def connect(self, path: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._connection = connection
+        return connection
+
+    async def run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def close(self) -> None:
+        if self._connection:
+            await self.run(self._connection.close)
+            self._connection = None
+        self._executor.shutdown()
+
+
+def _open(thread: _Thread, path: str) -> str:
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old, {'.'.join(map(str, OLDEST))} is needed")
+    connection = thread.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    with _transaction(connection):
+        _migrate(connection)
+    epoch: str = _one(connection, "SELECT epoch FROM meta")
+    return epoch
+
+
+def _open_to_read(thread: _Thread, path: str) -> None:
+    thread.connect(path).execute("PRAGMA query_only = on")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    version = int(_one(connection, "PRAGMA user_version"))
+    if version == 0 and _one(connection, "SELECT count(*) FROM sqlite_schema") != 0:
+        raise StoreError("this database is something else's")
+    if version > len(MIGRATIONS):
+        raise StoreError(f"made by a later version of chatserver (schema {version}, this one knows {len(MIGRATIONS)})")
+    for script in MIGRATIONS[version:]:
+        for statement in script.split(";"):
+            connection.execute(statement)
+    if version == 0:
+        connection.execute("INSERT INTO meta VALUES (?)", [secrets.token_hex(8)])
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _one(connection: sqlite3.Connection, query: str, parameters: Any = ()) -> Any:
+    row = connection.execute(query, parameters).fetchone()
+    return row and row[0]
+
+
+def _text(values: object) -> str:
+    return _encode(values).decode()
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _write(thread: _Thread, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Does `work` in a transaction. Raises storage errors."""
+    connection = thread.connection
+    try:
+        with _transaction(connection):
+            return work(connection)
+    except sqlite3.Error as error:
+        raise _storage_error(error) from error
+
+
+def _storage_error(error: sqlite3.Error) -> StorageUnavailable:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    return StorageFull() if code == sqlite3.SQLITE_FULL else StorageUnavailable()
+
+
+def _append(connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Stamp]:
+    rooms = _find_or_make_rooms(connection, {entry.room for entry in entries})
+    keyed = [(rooms[entry.room].id, entry.user, entry.key) for entry in entries if entry.key is not None]
+    known = _find_known(connection, keyed) if keyed else {}
+    now = time.time_ns() // 1_000_000
+    stamps, rows = [], []
+    for entry in entries:
+        room = rooms[entry.room]
+        identity = (room.id, entry.user, entry.key)
+        stamp = known.get(identity)
+        if stamp is None:
+            room.top += 1
+            room.time = max(room.time, now)
+            stamp = Stamp(room.top, room.time)
+            rows.append((room.id, stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key))
+            if entry.key is not None:
+                known[identity] = Stamp(stamp.offset, stamp.time, new=False)
+        stamps.append(stamp)
+    if rows:
+        connection.execute(_ADD_EVENTS, [_text(rows)])
+        connection.execute(_SET_ROOMS, [_text([(room.id, room.top, room.time) for room in rooms.values()])])
+    return stamps
+
+
+def _find_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, _Room]:
+    return _rooms(_one(connection, _ROOMS, [_text(list(names))]))
+
+
+def _find_or_make_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, _Room]:
+    rooms = _find_rooms(connection, names)
+    if len(rooms) < len(names):
+        connection.execute(_ADD_ROOMS, [_text(list(names))])
+        rooms = _find_rooms(connection, names)
+    return rooms
+
+
+def _find_known(
+    connection: sqlite3.Connection, keyed: list[tuple[int, str, str]]
+) -> dict[tuple[int, str, str | None], Stamp]:
+    found = _known(_one(connection, _KNOWN, [_text(keyed)]))
+    return {(room, user, key): Stamp(offset, time, new=False) for room, user, key, offset, time in found}
+
+
+def _read(connection: sqlite3.Connection, room: str, after: int | None, before: int | None, limit: int) -> list[Record]:
+    try:
+        if after is None:
+            found = _one(connection, _BEFORE, {"room": room, "before": before or _END, "limit": limit})
+        else:
+            found = _one(connection, _AFTER, {"room": room, "after": after, "limit": limit})
+    except sqlite3.Error as error:
+        raise StorageUnavailable from error
+    page = _page(found) if found else _Page()
+    if after is not None and not page.trimmed <= after <= page.top:
+        raise Unrecoverable
+    return sorted(page.records, key=_offset)
+
+
+def _trim(connection: sqlite3.Connection, before: int, keep: int) -> bool:
+    ends = dict(_ends(_one(connection, _OLD, [before, TRIM_EVENTS])))
+    if keep:
+        limits = {"keep": keep, "events": TRIM_EVENTS // 10, "rooms": TRIM_EVENTS // 10}
+        for room, last in _ends(_one(connection, _LONG, limits)):
+            ends[room] = max(last, ends.get(room, 0))
+    if ends:
+        connection.execute(_TRIM_EVENTS, [_text(list(ends.items()))])
+        connection.execute(_TRIM_ROOMS, [_text(list(ends.items()))])
+    return bool(ends)
