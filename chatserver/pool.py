@@ -2,22 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-from chatserver.client import CLOSE_SECONDS, WRITE_BYTES, Client
+from chatserver.audience import Audience
+from chatserver.client import CLOSE_SECONDS, Client
 from chatserver.context import report
-from chatserver.errors import ChatError, ConnectionLost, Disconnect, ServerFault, Slow
+from chatserver.errors import ConnectionLost, Disconnect, ServerFault, Slow
 from chatserver.feed import Feed
-from chatserver.guard import Call, Guard
-from chatserver.message import Event, Refused
-from chatserver.protocol import Codec
+from chatserver.message import Event
 from chatserver.pulse import Pulse
+from chatserver.signals import Signals
 
 logger = logging.getLogger(__name__)
-
-Receiver: TypeAlias = Callable[[Client], Awaitable[None]]
 
 PAUSE_SECONDS: Final = (0.002, 0.05)
 """The least and the most time from the start of one flush to the next: load makes batches, idleness makes none.
@@ -37,7 +35,8 @@ class Closed:
 class Pool:
     """All clients of this process.
 
-    `broadcast` gives an event to everybody. The pool's drain task writes it; see `Client` for who writes what.
+    `broadcast` gives an event to everybody, an `audience` to some of them. The pool's drain task writes it; see
+    `Client` for who writes what.
     `on_connect` and `on_disconnect` are lists of `async def receiver(client)`, called in order when a client has come
     (before its first command is handled) and gone.
     """
@@ -49,18 +48,16 @@ class Pool:
         `heartbeat_seconds`: between pings; 0 is none. `write_seconds`: the write deadline; 0 is none.
         `plugin_seconds`: deadline of each receiver.
         """
-        self.on_connect: list[Receiver] = []
-        self.on_disconnect: list[Receiver] = []
+        self._signals: Signals[[]] = Signals(plugin_seconds)
+        self.on_connect = self._signals.arrivals
+        self.on_disconnect = self._signals.departures
         self.clients: set[Client] = set()
         self.draining = False
         """The server stops: no more clients, please."""
         self.queue_bytes = queue_bytes
-        self._plugin_seconds = plugin_seconds
-        self._guards: dict[Receiver, Guard] = {}
-        self._feeds: dict[Codec, Feed] = {}
+        self._everybody = self.audience()
         self._closing: list[Client] = []
         self._end: Disconnect | None = None
-        self._arriving: dict[Client, asyncio.Event] = {}
         self._unflushed: dict[Feed, None] = {}
         self._ready: dict[Client, None] = {}
         self._work = asyncio.Event()
@@ -75,6 +72,7 @@ class Pool:
 
     async def stop(self) -> None:
         """Ends the pool's tasks; the clients should be gone."""
+        await self._signals.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -84,13 +82,8 @@ class Pool:
         self.clients.add(client)
         if self._end:
             client.disconnect(self._end)
-        client.follow(self._feed(client.codec))
-        arrived = self._arriving[client] = asyncio.Event()
-        try:
-            await self._tell(self.on_connect, client)
-        finally:
-            del self._arriving[client]
-            arrived.set()
+        self._everybody.join(client)
+        await self._signals.arrive(client)
 
     def remove(self, client: Client) -> None:
         """Frees the place of `client` now, and tells `on_disconnect` soon. Once for each client that came in."""
@@ -98,20 +91,20 @@ class Pool:
             return
         self.clients.remove(client)
         client.disconnect(ConnectionLost())
-        self._spawn(self._depart(client))
+        self._signals.depart(client)
+
+    def audience(self) -> Audience:
+        """A new audience, whose feeds this pool flushes."""
+        return Audience(self.queue_bytes, self._flush_soon)
 
     def broadcast(self, event: Event) -> None:
-        """Tells `event` to everybody, encoded once for each codec. Never waits: who publishes a lot awaits `room`."""
-        heard = [feed for feed in self._feeds.values() if feed.followers]
-        pieces = [feed.codec.encode(event) for feed in heard]  # if one fails, nobody has heard anything
-        for feed, piece in zip(heard, pieces, strict=True):
-            feed.append(piece)
-            self._unflushed[feed] = None
-        self._work.set()
+        """Tells `event` to everybody, whatever room they are in. Never waits."""
+        self._everybody.broadcast(event)
 
-    async def room(self) -> None:
-        """Waits while more stands to be flushed than one flush takes: publishers slow down before memory grows."""
-        while any(feed.pending_bytes > WRITE_BYTES for feed in self._unflushed):
+    async def settle(self, audience: Audience | None = None) -> None:
+        """Waits while `audience` (None: everybody) is crowded: publishers slow down before memory grows."""
+        audience = audience or self._everybody
+        while audience.crowded:
             await self._flushed.wait()
 
     def wake(self, client: Client) -> None:
@@ -147,10 +140,9 @@ class Pool:
         for client in {*self.clients, *self._closing}:
             client.abort()
 
-    def _feed(self, codec: Codec) -> Feed:
-        if codec not in self._feeds:
-            self._feeds[codec] = Feed(codec, self.queue_bytes)
-        return self._feeds[codec]
+    def _flush_soon(self, feed: Feed) -> None:
+        self._unflushed[feed] = None
+        self._work.set()
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
@@ -189,8 +181,7 @@ class Pool:
             for client in feed.drop():
                 client.disconnect(ServerFault())
         if feed.pending_bytes:
-            self._unflushed[feed] = None
-            self._work.set()
+            self._flush_soon(feed)
 
     def _serve(self, client: Client) -> None:
         try:
@@ -225,30 +216,6 @@ class Pool:
             if client.parked:  # nothing gets through to it any more
                 client.abort()
         self.remove(client)
-
-    async def _depart(self, client: Client) -> None:
-        arriving = self._arriving.get(client)
-        if arriving:
-            await arriving.wait()
-        await self._tell(self.on_disconnect, client)
-
-    async def _tell(self, receivers: list[Receiver], client: Client) -> None:
-        for receiver in receivers:
-            guard = self._guards.get(receiver)
-            if guard is None:
-                guard = self._guards[receiver] = Guard(receiver, self._plugin_seconds)
-            if guard.on:
-                await self._tell_one(guard, receiver, client)
-
-    @staticmethod
-    async def _tell_one(guard: Guard, receiver: Receiver, client: Client) -> None:
-        try:
-            async with Call(guard):
-                await receiver(client)
-        except Disconnect as end:
-            client.disconnect(end)
-        except ChatError as error:
-            client.enqueue(Refused(error.code, str(error)))
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

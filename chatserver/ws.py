@@ -134,7 +134,7 @@ class Door:
         return True
 
     async def _publish(self, command: Command, client: Client) -> Event | None:
-        await self._pool.room()
+        await self._pool.settle()
         self._pool.broadcast(Message(client.user, command.body))
         return None
 

@@ -42,6 +42,8 @@ ENGINE = (
     "client",
     "feed",
     "pulse",
+    "signals",
+    "audience",
     "pool",
     "chain",
 )

@@ -154,7 +154,7 @@ async def test_nobody_is_no_problem(pool: Pool, clock: Clock) -> None:
     client, _ = await enter(pool)
     pool.remove(client)
     say(pool, "b")
-    await pool.room()
+    await pool.settle()
     await clock.push(MOMENT)
     _, transport = await enter(pool)
     await clock.push(MOMENT)
@@ -341,9 +341,9 @@ async def test_the_drain_has_no_work_with_a_client_that_was_lost_while_paused(po
 
 async def test_room_does_not_wait_while_little_is_pending(pool: Pool, clock: Clock) -> None:
     await enter_level(pool, clock, 1)
-    await asyncio.wait_for(pool.room(), 1)
+    await asyncio.wait_for(pool.settle(), 1)
     say(pool, "x" * (WRITE_BYTES // 2))
-    waiting = asyncio.create_task(pool.room())
+    waiting = asyncio.create_task(pool.settle())
     await asyncio.sleep(0)
     assert waiting.done()
 
@@ -352,7 +352,7 @@ async def test_room_holds_publishers_until_enough_is_flushed(pool: Pool, clock: 
     ((_, transport),) = await enter_level(pool, clock, 1)
     bodies = [f"{number:02}" + "x" * 50_000 for number in range(20)]
     say(pool, *bodies)
-    publishers = [asyncio.create_task(pool.room()) for _ in range(3)]
+    publishers = [asyncio.create_task(pool.settle()) for _ in range(3)]
     await turns()
     assert not any(publisher.done() for publisher in publishers)
     await clock.until(publishers[0].done, 1)
@@ -369,7 +369,7 @@ async def test_room_keeps_what_is_pending_small(pool: Pool, clock: Clock) -> Non
     async def publish() -> None:
         nonlocal said
         for _ in range(10):
-            await pool.room()
+            await pool.settle()
             say(pool, "x" * 10_000)
             said += 10_000
 
@@ -767,7 +767,7 @@ async def test_a_join_that_fails_in_a_flush_holds_no_publisher_for_ever(pool: Po
     await turns()
     codec.joining = False
     say(pool, *["x" * WRITE_BYTES] * 3)
-    publisher = asyncio.create_task(pool.room())
+    publisher = asyncio.create_task(pool.settle())
     await turns()
     assert not publisher.done(), "the drain makes its pause"
     await clock.push(2)
@@ -1099,7 +1099,7 @@ OPERATIONS = st.lists(
 def small_writes() -> Iterator[None]:
     """Makes a flush as small as 200 bytes, so that short texts are cut into many writes."""
     with contextlib.ExitStack() as stack:
-        for module in ("client", "feed", "pool"):
+        for module in ("client", "feed", "audience"):
             stack.enter_context(mock.patch(f"chatserver.{module}.WRITE_BYTES", 200))
         yield
 

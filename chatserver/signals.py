@@ -1,0 +1,76 @@
+"""Tells receivers, which may be plugins', who arrives and who departs."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias
+
+from chatserver.client import Client
+from chatserver.errors import ChatError, Disconnect
+from chatserver.guard import Call, Guard
+from chatserver.message import Refused
+
+P = ParamSpec("P")
+
+Receiver: TypeAlias = Callable[Concatenate[Client, P], Awaitable[None]]
+
+
+class Signals(Generic[P]):
+    """Arrivals of clients, and departures.
+
+    `arrivals` and `departures` are lists of `async def receiver(client, *place)`, called in order. A departure is told
+    when its arrival has been told to all. Receivers are guarded: each has a deadline, and its faults are its own.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: the deadline of each receiver."""
+        self.arrivals: list[Receiver[P]] = []
+        self.departures: list[Receiver[P]] = []
+        self._seconds = seconds
+        self._guards: dict[Receiver[P], Guard] = {}
+        self._arriving: dict[tuple[object, ...], asyncio.Event] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def arrive(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
+        """Tells that `client` has come, and returns when all know."""
+        arrived = self._arriving[client, *place] = asyncio.Event()
+        try:
+            await self._tell(self.arrivals, client, *place, **named)
+        finally:
+            del self._arriving[client, *place]
+            arrived.set()
+
+    def depart(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
+        """Has it told, soon, that `client` has left."""
+        task = asyncio.create_task(self._depart(client, *place, **named))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Ends what is still being told."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _depart(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
+        arriving = self._arriving.get((client, *place))
+        if arriving:
+            await arriving.wait()
+        await self._tell(self.departures, client, *place, **named)
+
+    async def _tell(self, receivers: list[Receiver[P]], client: Client, *place: P.args, **named: P.kwargs) -> None:
+        for receiver in receivers:
+            guard = self._guards.get(receiver)
+            if guard is None:
+                guard = self._guards[receiver] = Guard(receiver, self._seconds)
+            if guard.on:
+                await _contained(guard, client, receiver(client, *place, **named))
+
+
+async def _contained(guard: Guard, client: Client, telling: Awaitable[Any]) -> None:
+    try:
+        async with Call(guard):
+            await telling
+    except Disconnect as end:
+        client.disconnect(end)
+    except ChatError as error:
+        client.enqueue(Refused(error.code, str(error)))
