@@ -2,7 +2,6 @@
 
 import re
 import resource
-import secrets
 from collections import Counter
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -16,7 +15,6 @@ RETRY_SECONDS: Final = 5
 UNIX: Final = "unix"
 """Stands in for the address of a peer on a Unix socket."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
 _DEFAULT_PORT: Final = {"http": "80", "https": "443"}
 
@@ -86,18 +84,6 @@ class Admission:
         allowed = self._origins or {_origin(f"{scheme}://{request.host}") for scheme in _DEFAULT_PORT}
         if origin is None or origin not in allowed:
             raise web.HTTPForbidden(text="this origin is not allowed")
-
-
-def name(request: web.Request) -> str:
-    """The user's name: `?name=`, or a made-up one. Raises `web.HTTPBadRequest` for what can't be one."""
-    given = request.query.get("name")
-    if not given:
-        return f"guest-{secrets.token_hex(3)}"
-    if not _NAME.fullmatch(given):
-        raise web.HTTPBadRequest(
-            text="name: 1 to 32 of A-Z a-z 0-9 _ . - are allowed, the first of them a letter or digit"
-        )
-    return given
 
 
 def retry() -> dict[str, str]:

@@ -33,7 +33,7 @@ def create_app(argv: Sequence[str] | None = None) -> web.Application:
 def build(config: Config) -> web.Application:
     """The application for `config`. Raises `ConfigError` if it names features or plugins that aren't there."""
     setups = plugins.load(config)
-    app = web.Application()
+    app = web.Application(client_max_size=config.max_message_bytes)
     log.setup(app, config)
     configuration.setup(app, config)
     ws.setup(app, config)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from chatserver.client import WRITE_BYTES, Client
+from chatserver.errors import Disconnect
 from chatserver.feed import Feed
 from chatserver.message import Event
 from chatserver.protocol import Codec
@@ -43,3 +44,9 @@ class Audience:
         for feed, piece in zip(heard, pieces, strict=True):
             feed.append(piece)
             self._dirty(feed)
+
+    def disconnect(self, end: Disconnect) -> None:
+        """Ends the connections of all: they miss something."""
+        for feed in self._feeds.values():
+            for client in feed.drop():
+                client.disconnect(end)

@@ -93,6 +93,7 @@ class Client:
         "__weakref__",
         "_apart",
         "_control",
+        "_emptied",
         "_queue",
         "_queued",
         "_timer",
@@ -153,6 +154,7 @@ class Client:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {self.user}>"
@@ -179,6 +181,14 @@ class Client:
         else:
             self._wake(self)
 
+    async def emptied(self) -> None:
+        """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
+        now and then. For one caller at a time.
+        """
+        while self._queued > WRITE_BYTES and not self.ending:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
+
     def control(self, frame: bytes) -> None:
         """Sends a ping or pong when the transport takes data. Of many that wait the last ones are kept."""
         if self.ending:
@@ -199,6 +209,7 @@ class Client:
             self._queue.clear()
             self._queued = 0
         self.ending = end
+        self._stir()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
         for source in self.sources:
             source.leave(self)
@@ -284,7 +295,12 @@ class Client:
             pieces.append(piece)
             size += len(piece)
         self._queued -= size
+        self._stir()
         return self.codec.join(pieces) + control if pieces else control
+
+    def _stir(self) -> None:
+        if self._emptied:
+            self._emptied.set()
 
     def _send_close(self) -> None:
         self._control = b""

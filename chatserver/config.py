@@ -18,6 +18,9 @@ from aiohttp.typedefs import Handler
 from dotenv.parser import Binding, parse_stream
 from environs import Env, EnvValidationError, FileAwareEnv, ValidationError
 
+from chatserver.store import open_store, shown
+
+DEFAULT_STORE: Final = "sqlite:///chat.db"
 LEVELS: Final = ("debug", "info", "warn", "error")
 MASK: Final = "***"
 ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?", re.IGNORECASE)
@@ -36,14 +39,33 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-def _setting(default: str, parse: Callable[[str], object], *, secret: bool = False) -> Any:
-    """A field of `Config`: `default` as it would stand in a file, `parse` raises `ValidationError`."""
-    metadata = {"default": default, "parse": parse, "secret": secret}
+def _mask(value: str) -> str:
+    return MASK if value else ""
+
+
+def _setting(
+    default: str, parse: Callable[[str], object], *, secret: bool = False, show: Callable[[str], str] = _mask
+) -> Any:
+    """A field of `Config`: `default` as it would stand in a file, `parse` raises `ValidationError`, `show` hides what
+    is secret.
+    """
+    metadata = {"default": default, "parse": parse, "secret": secret, "show": show}
     return dataclasses.field(default=parse(default), metadata=metadata, repr=not secret)
 
 
 def _text(default: str = "", *, secret: bool = False) -> Any:
     return _setting(default, lambda raw: raw or default, secret=secret)
+
+
+def _store() -> Any:
+    def parse(raw: str) -> str:
+        try:
+            open_store(raw or DEFAULT_STORE)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        return raw or DEFAULT_STORE
+
+    return _setting(DEFAULT_STORE, parse, secret=True, show=shown)
 
 
 def _names(default: str = "") -> Any:
@@ -113,9 +135,13 @@ class Config:
     tls_key: str = _text()
     tls_key_password: str = _text(secret=True)
     log_level: str = _choice("info", LEVELS)
-    features: tuple[str, ...] = _names("presence,limits,http")
+    features: tuple[str, ...] = _names("presence,limits,http,api")
     plugins: tuple[str, ...] = _names()
     plugin_seconds: float = _number(float, "0.5", _DAY)
+    store_url: str = _store()
+    retention_seconds: float = _number(float, "0", 100 * 365 * _DAY)
+    retention_count: int = _number(int, "0", 1_000_000_000)
+    api_token: str = _text(secret=True)
     rate_limit: float = _number(float, "1000", _COUNT)
     max_message_bytes: int = _number(int, "65536", _BYTES)
     max_body_bytes: int = _number(int, "32768", _BYTES)
@@ -166,8 +192,9 @@ def show(config: Config) -> list[str]:
 
 
 def _shown(field: "dataclasses.Field[object]", value: object) -> object:
-    if field.metadata["secret"] and value:
-        return MASK
+    if field.metadata["secret"]:
+        show: Callable[[object], str] = field.metadata["show"]
+        return show(value)
     return ",".join(value) if isinstance(value, tuple) else value
 
 

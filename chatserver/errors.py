@@ -33,6 +33,27 @@ class InternalError(ChatError):
     text = "internal error"
 
 
+class Unauthorized(ChatError):
+    """A token is needed, and this is none that counts."""
+
+    code = 101
+    text = "unauthorized"
+
+
+class PermissionDenied(ChatError):
+    """Not allowed, whoever asks."""
+
+    code = 103
+    text = "permission denied"
+
+
+class BadRequest(ChatError):
+    """What was asked for makes no sense; the text says what is wrong."""
+
+    code = 107
+    text = "bad request"
+
+
 class TooManyMessages(ChatError):
     """The rate limit, with the time to wait."""
 
@@ -199,6 +220,13 @@ class Slow(Disconnect):
 
     code = 3008
     reason = "slow"
+
+
+class InsufficientState(Disconnect):
+    """The client missed something that the server can't tell it any more."""
+
+    code = 3010
+    reason = "insufficient state"
 
 
 class NoPong(Disconnect):

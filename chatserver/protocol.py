@@ -65,7 +65,7 @@ class Simple:
             raise NotJSON from None
         if message.type != CHAT:
             raise ServerOnly if message.type == SYSTEM else UnknownType(f"unknown type {str(message.type)[:_QUOTED]}")
-        self._check(message.body)
+        check_body(message.body, self._max_body_bytes)
         return Publish(message.body)
 
     def encode(self, event: Event) -> bytes:
@@ -75,13 +75,14 @@ class Simple:
     def join(self, pieces: Sequence[bytes]) -> bytes:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _check(self, body: str) -> None:
-        if "\0" in body:
-            raise BodyInvalid
-        # UTF-8 takes at most four bytes a character: short bodies need no encoding to be measured.
-        limit = self._max_body_bytes
-        if limit and len(body) * 4 > limit and len(body.encode()) > limit:
-            raise BodyTooLong(f"body too long, at most {limit} bytes")
+
+def check_body(body: str, max_bytes: int) -> None:
+    """Raises `BodyInvalid` or `BodyTooLong` for a text that nobody may say; 0 is no limit."""
+    if "\0" in body:
+        raise BodyInvalid
+    # UTF-8 takes at most four bytes a character: short bodies need no encoding to be measured.
+    if max_bytes and len(body) * 4 > max_bytes and len(body.encode()) > max_bytes:
+        raise BodyTooLong(f"body too long, at most {max_bytes} bytes")
 
 
 def _notice(event: Joined | Left | Notice | Refused) -> str:

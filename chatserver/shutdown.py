@@ -8,7 +8,7 @@ from aiohttp import web
 from chatserver.config import CONFIG
 from chatserver.context import report
 from chatserver.errors import Disconnect, GoingAway
-from chatserver.keys import POOL
+from chatserver.keys import POOL, ROOMS
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ async def drain(app: web.Application, end: Disconnect, *, answers: bool) -> None
     `answers`: the clients' close frames still arrive; aiohttp throws away what comes once its own shutdown began.
     """
     started = time.monotonic()
+    await app[ROOMS].settle()  # within seconds: what was sent before is answered before the close
     closed = await app[POOL].close(end, app[CONFIG].drain_seconds, answers=answers)
     report(
         logger,

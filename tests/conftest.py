@@ -28,6 +28,12 @@ def no_blocking_calls() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a server in this process keeps its messages."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 async def no_lost_exceptions() -> AsyncIterator[None]:
     """Fails a test in which a task's exception went nowhere."""
     lost: list[dict[str, Any]] = []

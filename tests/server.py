@@ -44,7 +44,8 @@ class Server:
             name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PYTHONPATH")
         }
         # A process started many times over shouldn't compile the world each time, whatever the machine's own setting.
-        environ = inherited | {"PYTHONWARNINGS": "default"} | {port_variable: str(self.port)} | env
+        own = {"PYTHONWARNINGS": "default", "STORE_URL": f"sqlite:///{self.folder}/chat.db"}
+        environ = inherited | own | {port_variable: str(self.port)} | env
         with (self.folder / "stderr").open("ab") as stderr, (self.folder / "stdout").open("ab") as stdout:
             self.process = subprocess.Popen(
                 command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,

@@ -45,6 +45,11 @@ ENGINE = (
     "signals",
     "audience",
     "pool",
+    "shared",
+    "journal",
+    "recent",
+    "room",
+    "rooms",
     "chain",
 )
 

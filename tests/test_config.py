@@ -28,11 +28,13 @@ WHOLE = {
     "MAX_MESSAGE_BYTES": GIGABYTE,
     "MAX_BODY_BYTES": GIGABYTE,
     "MAX_QUEUE_BYTES": GIGABYTE,
+    "RETENTION_COUNT": 1000 * MILLION,
     "MAX_CONNECTIONS": MILLION,
     "MAX_CONNECTIONS_PER_ADDRESS": MILLION,
 }
 NUMBERS = WHOLE | {
     "PLUGIN_SECONDS": DAY,
+    "RETENTION_SECONDS": 36_500 * DAY,
     "RATE_LIMIT": MILLION,
     "HEARTBEAT_SECONDS": DAY,
     "WRITE_SECONDS": DAY,
@@ -81,7 +83,7 @@ def test_without_file_and_environment_the_defaults_hold() -> None:
     config = load()
     assert config == Config()
     assert (config.host, config.port, config.log_level) == ("localhost", 8080, "info")
-    assert config.features == ("presence", "limits", "http")
+    assert config.features == ("presence", "limits", "http", "api")
 
 
 def test_defaults_are_overruled_by_the_file_and_the_file_by_the_environment(
@@ -117,6 +119,8 @@ def sample(name: str) -> tuple[str, object]:
         return "https://a.example", ("https://a.example",)
     if name == "TRUSTED_PROXIES":
         return "10.0.0.0/8", ("10.0.0.0/8",)
+    if name == "STORE_URL":
+        return "memory://", "memory://"
     return ("debug", "debug") if name == "LOG_LEVEL" else ("there", "there")
 
 
@@ -480,6 +484,12 @@ def test_a_proxy_that_is_no_address_is_refused(network: str, monkeypatch: pytest
     monkeypatch.setenv("TRUSTED_PROXIES", network)
     (problem,) = problems()
     assert problem.startswith("TRUSTED_PROXIES: ")
+
+
+def test_show_masks_a_password_within_a_url_only() -> None:
+    config = Config(store_url="postgresql://chat:hunter2@db.example/chat")
+    assert "STORE_URL=postgresql://chat:***@db.example/chat" in show(config)
+    assert "hunter2" not in repr(config)
 
 
 def test_show_masks_secrets() -> None:

@@ -8,13 +8,20 @@ from chatserver.errors import ChatError, Disconnect, PeerClosed, TooManyMessages
 CHAT_ERRORS = [
     (errors.ChatError(), 400, "refused"),
     (errors.InternalError(), 100, "internal error"),
+    (errors.Unauthorized(), 101, "unauthorized"),
+    (errors.PermissionDenied(), 103, "permission denied"),
+    (errors.BadRequest(), 107, "bad request"),
     (errors.TooManyMessages(1.26), 111, "too many messages, retry in 1.3 s"),
+    (errors.Unrecoverable(), 112, "cannot resume from there: read from scratch"),
     (errors.NotJSON(), 410, "not valid JSON"),
     (errors.WrongShape(), 411, "not a message"),
     (errors.UnknownType(), 412, "unknown type"),
     (errors.ServerOnly(), 413, "type 1 is for the server"),
     (errors.BodyTooLong(), 414, "body too long"),
     (errors.BodyInvalid(), 415, "body must not contain U+0000"),
+    (errors.StorageUnavailable(), 420, "not stored: storage unavailable"),
+    (errors.StorageFull(), 421, "not stored: storage full"),
+    (errors.StorageUnsure(), 422, "not known to be stored: no answer from storage"),
 ]
 
 DISCONNECTS = [
@@ -30,6 +37,7 @@ DISCONNECTS = [
     (errors.ServerFault(), 1011, "internal server error"),
     (errors.ServiceRestart(), 1012, "server restart"),
     (errors.Slow(), 3008, "slow"),
+    (errors.InsufficientState(), 3010, "insufficient state"),
     (errors.NoPong(), 3012, "no pong"),
 ]
 

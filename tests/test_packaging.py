@@ -51,8 +51,10 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
     assert "chatserver/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"chatserver"}
-    assert {Path(name).name for name in names if name.startswith("chatserver/")} == {
-        path.name for path in (ROOT / "chatserver").iterdir() if path.is_file()
+    assert {name for name in names if name.startswith("chatserver/")} == {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "chatserver").rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
     }
 
 

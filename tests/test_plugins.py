@@ -13,7 +13,7 @@ from aiohttp import web
 from chatserver import plugins
 from chatserver.app import build, create_app
 from chatserver.config import Config, ConfigError
-from chatserver.keys import CHAIN, POOL
+from chatserver.keys import CHAIN, POOL, ROOMS
 
 SETUP = "def setup(app):\n    app['pool'].on_connect.append({name!r})\n"
 
@@ -95,14 +95,14 @@ def test_an_entry_point_leads_to_a_module_or_to_a_function(attribute: str, insta
 
 def test_an_unknown_feature_is_told_with_what_there_is() -> None:
     assert problems(features=("presence", "chat", "Http")) == [
-        "FEATURES: there is no 'chat'; allowed: presence, limits, http",
-        "FEATURES: there is no 'Http'; allowed: presence, limits, http",
+        "FEATURES: there is no 'chat'; allowed: presence, limits, http, api",
+        "FEATURES: there is no 'Http'; allowed: presence, limits, http, api",
     ]
 
 
 @pytest.mark.parametrize("name", ["ws", "app", "__main__", "..config", "presence.setup"])
 def test_a_module_that_is_no_feature_cannot_be_named(name: str) -> None:
-    assert problems(features=(name,)) == [f"FEATURES: there is no {name!r}; allowed: presence, limits, http"]
+    assert problems(features=(name,)) == [f"FEATURES: there is no {name!r}; allowed: presence, limits, http, api"]
 
 
 def test_an_unknown_plugin_is_told_with_what_is_installed(install: Install) -> None:
@@ -143,7 +143,7 @@ def test_all_that_is_wrong_is_told_at_once(install: Install) -> None:
     install("a", "raise RuntimeError('no database')")
     install("b")
     assert problems(features=("chat", "http"), plugins=("a", "b", "c")) == [
-        "FEATURES: there is no 'chat'; allowed: presence, limits, http",
+        "FEATURES: there is no 'chat'; allowed: presence, limits, http, api",
         "PLUGINS: 'a' can't be loaded: RuntimeError: no database",
         "PLUGINS: no 'c' is installed; installed: a, b",
     ]
@@ -191,5 +191,5 @@ def test_a_feature_that_is_not_named_is_not_even_imported() -> None:
 def test_without_features_the_chat_is_bare() -> None:
     app = build(Config(features=()))
     assert app[CHAIN] == []
-    assert app[POOL].on_connect == app[POOL].on_disconnect == []
+    assert app[POOL].on_connect == app[ROOMS].on_join == app[ROOMS].on_leave == []
     assert {resource.canonical for resource in app.router.resources()} == {"/ws"}

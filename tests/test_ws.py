@@ -12,8 +12,9 @@ from bench.load import check, run
 from chatserver.app import build
 from chatserver.client import Client
 from chatserver.config import Config
-from chatserver.keys import POOL
+from chatserver.keys import POOL, ROOMS
 from chatserver.message import Command
+from chatserver.store import Entry, Stamp
 from tests import raw
 from tests.raw import RawClient
 
@@ -161,14 +162,14 @@ async def test_a_ping_flood_closes_the_flooder(start: Start) -> None:
 
 async def test_a_bug_costs_its_connection_only(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     def break_it(app: web.Application) -> None:
-        broadcast = app[POOL].broadcast
+        append = app[ROOMS].append
 
-        def broken(event: object) -> None:
-            if getattr(event, "body", "") == "boom":
+        def broken(entry: Entry) -> asyncio.Future[Stamp]:
+            if "boom" in entry.data:
                 raise RuntimeError("a bug")
-            broadcast(event)  # type: ignore[arg-type]
+            return append(entry)
 
-        app[POOL].broadcast = broken  # type: ignore[method-assign]
+        app[ROOMS].append = broken  # type: ignore[method-assign]
 
     server = await start(break_it)
     alice = await connect(server, "alice")

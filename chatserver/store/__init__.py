@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -151,7 +151,9 @@ def _ours(scheme: str) -> Make | None:
 
 def _theirs(scheme: str) -> Make | None:
     for entry_point in entry_points(group=GROUP, name=scheme):
-        loaded: Any = entry_point.load()
-        make: Make = loaded
+        try:
+            make: Make = entry_point.load()
+        except Exception as error:
+            raise ValueError(f"{scheme}:// can't be loaded: {type(error).__name__}: {error}") from None
         return make
     return None

@@ -22,6 +22,7 @@ class Log:
         self.records: list[Record] = []
         self.trimmed = 0
         """So many events are no longer kept: the offset of the last of them."""
+        self._time = 0
         self._keys: dict[tuple[str, str], Record] = {}
 
     @property
@@ -32,8 +33,8 @@ class Log:
         identity = (entry.user, entry.key) if entry.key is not None else None
         if identity and (known := self._keys.get(identity)):
             return Stamp(known.offset, known.time, new=False)
-        last = self.records[-1].time if self.records else 0
-        record = Record(self.top + 1, max(now, last), entry.kind, entry.user, entry.data, entry.key)
+        self._time = max(self._time, now)
+        record = Record(self.top + 1, self._time, entry.kind, entry.user, entry.data, entry.key)
         self.records.append(record)
         if identity:
             self._keys[identity] = record

@@ -6,6 +6,7 @@ takes it again for each row that it steps over; beside a busy event loop each of
 
 import asyncio
 import contextlib
+import os
 import secrets
 import sqlite3
 import time
@@ -18,6 +19,7 @@ import msgspec
 
 from chatserver.errors import StorageFull, StorageUnavailable, Unrecoverable
 from chatserver.store import Entry, Record, Stamp, StoreError
+from chatserver.store.numbering import Identity, Room, keys, number
 
 T = TypeVar("T")
 
@@ -55,6 +57,9 @@ MIGRATIONS: Final = (
     """,
 )
 """Each brings the schema from one version (`PRAGMA user_version`) to the next."""
+
+_FOREIGN: Final = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info('meta') WHERE name = 'epoch')"
+"""Others count the versions of their schemas in the same place."""
 
 _END: Final = 1 << 62
 """Beyond all offsets."""
@@ -117,13 +122,6 @@ _TRIM_ROOMS: Final = """
 """
 
 
-class _Room(msgspec.Struct, array_like=True):
-    id: int
-    top: int
-    trimmed: int
-    time: int
-
-
 class _Page(msgspec.Struct):
     top: int = 0
     trimmed: int = 0
@@ -132,7 +130,7 @@ class _Page(msgspec.Struct):
 
 _offset = attrgetter("offset")
 _encode = msgspec.json.Encoder().encode
-_rooms = msgspec.json.Decoder(dict[str, _Room]).decode
+_rooms = msgspec.json.Decoder(dict[str, Room]).decode
 _known = msgspec.json.Decoder(list[tuple[int, str, str, int, int]]).decode
 _page = msgspec.json.Decoder(_Page).decode
 _ends = msgspec.json.Decoder(list[tuple[int, int]]).decode
@@ -164,10 +162,10 @@ class SQLite:
         return await self._writer.run(lambda: _write(self._writer, lambda use: _append(use, entries)))
 
     async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
-        return await self._reader.run(lambda: _read(self._reader.connection, room, after, before, limit))
+        return await self._reader.run(lambda: _ask(self._reader, lambda use: _read(use, room, after, before, limit)))
 
     async def top(self, rooms: Collection[str]) -> dict[str, int]:
-        found = await self._reader.run(lambda: _find_rooms(self._reader.connection, rooms))
+        found = await self._reader.run(lambda: _ask(self._reader, lambda use: _find_rooms(use, rooms)))
         return {room: found[room].top if room in found else 0 for room in rooms}
 
     async def trim(self, *, before: int, keep: int) -> bool:
@@ -180,6 +178,9 @@ class _Thread:
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(1, name)
         self._connection: sqlite3.Connection | None = None
+        self._path = ""
+        self._file: os.stat_result | None = None
+        self._closed = False
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -190,22 +191,41 @@ class _Thread:
     def connect(self, path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._connection = connection
+        self._path = path
+        self._file = os.stat(path)
         return connection
+
+    def check_file(self) -> None:
+        """Raises `StorageUnavailable` if the file was deleted or replaced: SQLite would go on writing to the old one,
+        and all of it would be gone with the process."""
+        try:
+            same = self._file is not None and os.path.samestat(self._file, os.stat(self._path))
+        except OSError as error:
+            raise StorageUnavailable from error
+        if not same:
+            raise StorageUnavailable from FileNotFoundError(f"{self._path} was replaced")
 
     async def run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self.run(self._disconnect)  # behind whatever it does just now
+            self._executor.shutdown(wait=False)
+
+    def _disconnect(self) -> None:
         if self._connection:
-            await self.run(self._connection.close)
+            self._connection.close()
             self._connection = None
-        self._executor.shutdown()
 
 
 def _open(thread: _Thread, path: str) -> str:
     if sqlite3.sqlite_version_info < OLDEST:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old, {'.'.join(map(str, OLDEST))} is needed")
     connection = thread.connect(path)
+    with _transaction(connection):
+        _version(connection)  # nothing is changed in what isn't ours
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     with _transaction(connection):
@@ -218,12 +238,18 @@ def _open_to_read(thread: _Thread, path: str) -> None:
     thread.connect(path).execute("PRAGMA query_only = on")
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _version(connection: sqlite3.Connection) -> int:
+    """Of the schema; 0 if there is none. Raises `StoreError` if it is none of ours that we know."""
     version = int(_one(connection, "PRAGMA user_version"))
-    if version == 0 and _one(connection, "SELECT count(*) FROM sqlite_schema") != 0:
+    if _one(connection, "SELECT 1 FROM sqlite_schema" if version == 0 else _FOREIGN):
         raise StoreError("this database is something else's")
     if version > len(MIGRATIONS):
         raise StoreError(f"made by a later version of chatserver (schema {version}, this one knows {len(MIGRATIONS)})")
+    return version
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    version = _version(connection)
     for script in MIGRATIONS[version:]:
         for statement in script.split(";"):
             connection.execute(statement)
@@ -252,14 +278,23 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def _write(thread: _Thread, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Does `work` in a transaction. Raises storage errors."""
-    connection = thread.connection
+def _ask(thread: _Thread, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Does `work`. Raises storage errors."""
     try:
-        with _transaction(connection):
-            return work(connection)
+        return work(thread.connection)
     except sqlite3.Error as error:
         raise _storage_error(error) from error
+
+
+def _write(thread: _Thread, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Does `work` in a transaction. Raises storage errors."""
+    thread.check_file()
+    return _ask(thread, lambda connection: _in_transaction(connection, work))
+
+
+def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    with _transaction(connection):
+        return work(connection)
 
 
 def _storage_error(error: sqlite3.Error) -> StorageUnavailable:
@@ -269,33 +304,20 @@ def _storage_error(error: sqlite3.Error) -> StorageUnavailable:
 
 def _append(connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Stamp]:
     rooms = _find_or_make_rooms(connection, {entry.room for entry in entries})
-    keyed = [(rooms[entry.room].id, entry.user, entry.key) for entry in entries if entry.key is not None]
+    keyed = keys(entries, rooms)
     known = _find_known(connection, keyed) if keyed else {}
-    now = time.time_ns() // 1_000_000
-    stamps, rows = [], []
-    for entry in entries:
-        room = rooms[entry.room]
-        identity = (room.id, entry.user, entry.key)
-        stamp = known.get(identity)
-        if stamp is None:
-            room.top += 1
-            room.time = max(room.time, now)
-            stamp = Stamp(room.top, room.time)
-            rows.append((room.id, stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key))
-            if entry.key is not None:
-                known[identity] = Stamp(stamp.offset, stamp.time, new=False)
-        stamps.append(stamp)
+    stamps, rows = number(entries, rooms, known, time.time_ns() // 1_000_000)
     if rows:
         connection.execute(_ADD_EVENTS, [_text(rows)])
         connection.execute(_SET_ROOMS, [_text([(room.id, room.top, room.time) for room in rooms.values()])])
     return stamps
 
 
-def _find_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, _Room]:
+def _find_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Room]:
     return _rooms(_one(connection, _ROOMS, [_text(list(names))]))
 
 
-def _find_or_make_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, _Room]:
+def _find_or_make_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Room]:
     rooms = _find_rooms(connection, names)
     if len(rooms) < len(names):
         connection.execute(_ADD_ROOMS, [_text(list(names))])
@@ -303,21 +325,17 @@ def _find_or_make_rooms(connection: sqlite3.Connection, names: Collection[str]) 
     return rooms
 
 
-def _find_known(
-    connection: sqlite3.Connection, keyed: list[tuple[int, str, str]]
-) -> dict[tuple[int, str, str | None], Stamp]:
+def _find_known(connection: sqlite3.Connection, keyed: list[tuple[int, str, str]]) -> dict[Identity, Stamp]:
     found = _known(_one(connection, _KNOWN, [_text(keyed)]))
     return {(room, user, key): Stamp(offset, time, new=False) for room, user, key, offset, time in found}
 
 
 def _read(connection: sqlite3.Connection, room: str, after: int | None, before: int | None, limit: int) -> list[Record]:
-    try:
-        if after is None:
-            found = _one(connection, _BEFORE, {"room": room, "before": before or _END, "limit": limit})
-        else:
-            found = _one(connection, _AFTER, {"room": room, "after": after, "limit": limit})
-    except sqlite3.Error as error:
-        raise StorageUnavailable from error
+    if after is None:
+        end = _END if before is None else min(before, _END)
+        found = _one(connection, _BEFORE, {"room": room, "before": end, "limit": limit})
+    else:
+        found = _one(connection, _AFTER, {"room": room, "after": min(after, _END), "limit": limit})
     page = _page(found) if found else _Page()
     if after is not None and not page.trimmed <= after <= page.top:
         raise Unrecoverable

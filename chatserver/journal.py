@@ -1,0 +1,127 @@
+"""Group commit: what arrives while the store is at work is stored together, next."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from chatserver.context import report
+from chatserver.errors import ChatError, InternalError, StorageUnavailable, StorageUnsure
+from chatserver.store import Entry, Stamp, Store
+
+logger = logging.getLogger(__name__)
+
+BATCH_ENTRIES: Final = 1000
+BATCH_CHARACTERS: Final = 1 << 20
+"""About what one transaction takes at most: more of either makes none faster, but those that wait wait longer."""
+
+STORE_SECONDS: Final = 4.0
+"""Who publishes hears within five seconds what became of it."""
+
+_LOOK_SECONDS: Final = 0.25
+
+Deliver: TypeAlias = Callable[[Entry, Stamp], None]
+
+
+class _Waiting:
+    __slots__ = ("entry", "future", "since")
+
+    def __init__(self, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
+        self.entry = entry
+        self.future: asyncio.Future[Stamp] = loop.create_future()
+        self.since = loop.time()
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Journal:
+    """The one writer of this process: takes entries, has them stored, and delivers what is stored.
+
+    Delivery is in the order of the log, before the sender is told, and whatever became of the sender.
+    """
+
+    def __init__(self, store: Store, deliver: Deliver) -> None:
+        """`deliver(entry, stamp)` is called for each entry that is stored; it must not wait."""
+        self._store = store
+        self._deliver = deliver
+        self._queue: deque[_Waiting] = deque()
+        self._batch: list[_Waiting] = []
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def append(self, entry: Entry) -> asyncio.Future[Stamp]:
+        """Takes `entry`: its place in the order is fixed from here on. The future has its stamp when it is stored, or
+        a `ChatError` within `STORE_SECONDS` and a moment.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(entry, loop)
+        self._queue.append(waiting)
+        self._idle.clear()
+        self._work.set()
+        if self._timer is None:
+            self._timer = loop.call_later(_LOOK_SECONDS, self._expire, loop)
+        return waiting.future
+
+    async def settle(self) -> None:
+        """Returns when nothing waits."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Stores what is taken, until it is cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._queue:
+                self._batch = self._take()
+                await self._store_batch(self._batch)
+                self._batch = []
+            self._idle.set()
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._queue and len(batch) < BATCH_ENTRIES and size < BATCH_CHARACTERS:
+            waiting = self._queue.popleft()
+            batch.append(waiting)
+            size += len(waiting.entry.data)
+        return batch
+
+    async def _store_batch(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            stamps = await self._store.append([waiting.entry for waiting in batch])
+        except ChatError as error:
+            report(logger, logging.ERROR, "not stored", problem=_cause(error), messages=len(batch))
+            _fail(batch, error)
+        except Exception as error:
+            report(logger, logging.ERROR, "store failed", messages=len(batch), exc_info=error)
+            _fail(batch, InternalError())
+        else:
+            for waiting, stamp in zip(batch, stamps, strict=True):
+                self._deliver(waiting.entry, stamp)
+                if not waiting.future.done():
+                    waiting.future.set_result(stamp)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What waits too long is answered: in the queue it can be taken back, in the store's hands nobody knows."""
+        due = loop.time() - STORE_SECONDS
+        while self._queue and self._queue[0].since <= due:
+            self._queue.popleft().fail(StorageUnavailable())
+        for waiting in self._batch:
+            if waiting.since <= due:
+                waiting.fail(StorageUnsure())
+        busy = self._queue or self._batch
+        self._timer = loop.call_later(_LOOK_SECONDS, self._expire, loop) if busy else None
+
+
+def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        waiting.fail(error)
+
+
+def _cause(error: Exception) -> str:
+    return f"{error.__cause__}" if error.__cause__ else str(error)

@@ -1,0 +1,78 @@
+"""What requests name: users, rooms, places in a log. Checked at the door."""
+
+import re
+import secrets
+from typing import Final
+
+from aiohttp import web
+
+from chatserver.message import LOBBY, Position
+
+HISTORY: Final = 1000
+"""The most messages that `?history=` gives; who wants more pages through the HTTP API."""
+
+USER_RULE: Final = "1 to 32 of A-Z a-z 0-9 _ . - are allowed, the first of them a letter or digit"
+ROOM_RULE: Final = "1 to 128 of A-Z a-z 0-9 _ . : # @ - are allowed, the first of them a letter or digit"
+
+USER_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"
+ROOM_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.:#@-]{0,127}"
+
+_USER: Final = re.compile(USER_PATTERN)
+_ROOM: Final = re.compile(ROOM_PATTERN)
+_POSITION: Final = re.compile(r"(?:([0-9a-f]{1,64}):)?(\d{1,15})", re.ASCII)
+_NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
+
+
+def is_user(text: str) -> bool:
+    """`text` may be a user's name."""
+    return _USER.fullmatch(text) is not None
+
+
+def is_room(text: str) -> bool:
+    """`text` may be a room's name."""
+    return _ROOM.fullmatch(text) is not None
+
+
+def position(text: str) -> Position:
+    """`OFFSET`, or `EPOCH:OFFSET`. Raises `ValueError`."""
+    match = _POSITION.fullmatch(text)
+    if not match:
+        raise ValueError("an offset, or EPOCH:OFFSET, is allowed")
+    return Position(match[1] or "", int(match[2]))
+
+
+def user(request: web.Request) -> str:
+    """`?name=`, or a made-up name. Raises `web.HTTPBadRequest` for what can't be one."""
+    given = request.query.get("name")
+    if not given:
+        return f"guest-{secrets.token_hex(3)}"
+    if not is_user(given):
+        raise web.HTTPBadRequest(text=f"name: {USER_RULE}")
+    return given
+
+
+def room(request: web.Request) -> str:
+    """`?room=`, or the lobby. Raises `web.HTTPBadRequest` for what can't be one."""
+    given = request.query.get("room") or LOBBY
+    if not is_room(given):
+        raise web.HTTPBadRequest(text=f"room: {ROOM_RULE}")
+    return given
+
+
+def after(request: web.Request) -> Position | None:
+    """`?after=`. Raises `web.HTTPBadRequest` for what is no position."""
+    given = request.query.get("after")
+    if not given:
+        return None
+    try:
+        return position(given)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"after: {error}") from None
+
+
+def history(request: web.Request) -> int:
+    """`?history=`, clamped to `HISTORY`. Raises `web.HTTPBadRequest` for what is no number."""
+    given = request.query.get("history") or "0"
+    if not _NUMBER.fullmatch(given):
+        raise web.HTTPBadRequest(text=f"history: a whole number is allowed, at most {HISTORY} count")
+    return min(int(given), HISTORY)

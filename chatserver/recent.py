@@ -1,0 +1,53 @@
+"""The end of a room's log, in memory."""
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from chatserver.store import Record
+
+KEEP_EVENTS: Final = 500
+KEEP_CHARACTERS: Final = 256 * 1024
+"""What is kept of a room at most: thousands who come back at once find what they missed without asking the store."""
+
+
+class Recent:
+    """Events without holes up to `top`, the offset of the last event of the log as far as it was delivered."""
+
+    __slots__ = ("_characters", "_records", "complete", "top")
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self.complete = top == 0
+        """Nothing more can be put before what is here: no space, or no such events."""
+        self._records: deque[Record] = deque()
+        self._characters = 0
+
+    @property
+    def start(self) -> int:
+        """What came after this offset is here."""
+        return self.top - len(self._records)
+
+    def append(self, record: Record) -> None:
+        """`record` is the next one of the log."""
+        self.top = record.offset
+        self._records.append(record)
+        self._characters += len(record.data)
+        while len(self._records) > KEEP_EVENTS or self._characters > KEEP_CHARACTERS:
+            self._characters -= len(self._records.popleft().data)
+            self.complete = True
+
+    def prepend(self, records: Sequence[Record]) -> None:
+        """`records` are the last ones before those here, as many as there are up to what is missing."""
+        for record in reversed(records):
+            if record.offset == self.start and len(self._records) < KEEP_EVENTS and self._characters < KEEP_CHARACTERS:
+                self._records.appendleft(record)
+                self._characters += len(record.data)
+        self.complete = True
+
+    def after(self, offset: int) -> list[Record] | None:
+        """All events after `offset`; None if they aren't all here."""
+        if offset < self.start:
+            return None
+        return list(islice(self._records, offset - self.start, None))

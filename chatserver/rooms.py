@@ -1,0 +1,196 @@
+"""All rooms of this process, and what goes on in them by itself."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from chatserver.client import Client
+from chatserver.context import report
+from chatserver.errors import ChatError, Unrecoverable
+from chatserver.journal import Journal
+from chatserver.message import Position
+from chatserver.pool import Pool
+from chatserver.room import Room, data_of
+from chatserver.signals import Signals
+from chatserver.store import Entry, Record, Stamp, Store
+
+logger = logging.getLogger(__name__)
+
+COMPARE_SECONDS: Final = 1.0
+"""How often the open rooms are compared with the store: what another process appended, or a lost ring, is seen then."""
+
+COMPARE_ROOMS: Final = 500
+"""So many in one question."""
+
+IDLE_SECONDS: Final = 30.0
+"""How long a room without members is kept for those who come right back."""
+
+TRIM_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What may be let go of; 0 is nothing."""
+
+    seconds: float = 0
+    """Older events."""
+    count: int = 0
+    """All of a room but this many."""
+
+
+class Rooms:
+    """Rooms by name. A room is open while somebody holds it, and a while longer.
+
+    `on_join` and `on_leave` are lists of `async def receiver(client, room)`, called in order when a client has become
+    a member and when it is none any more.
+    """
+
+    def __init__(self, pool: Pool, store: Store, *, plugin_seconds: float, retention: Retention) -> None:
+        """`plugin_seconds`: deadline of each receiver."""
+        self.store = store
+        self._pool = pool
+        self._retention = retention
+        self._rooms: dict[str, Room] = {}
+        self._journal = Journal(store, self._deliver)
+        self._signals: Signals[[Room]] = Signals(plugin_seconds)
+        self.on_join = self._signals.arrivals
+        self.on_leave = self._signals.departures
+        self._of: dict[Client, set[Room]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        pool.on_disconnect.append(self._gone)
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._rooms)
+
+    async def start(self) -> None:
+        """Opens the store. Raises `StoreError`."""
+        await self.store.open()
+        works = [self._journal.run(), self._compare()]
+        if self._retention.seconds or self._retention.count:
+            works.append(self._trim())
+        self._tasks = [asyncio.create_task(work) for work in works]
+
+    async def stop(self) -> None:
+        """Stores what still waits, and closes the store."""
+        if self._tasks:
+            await self._journal.settle()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._signals.stop()
+        for room in self._rooms.values():
+            await room.stop()
+        await self.store.close()
+
+    async def settle(self) -> None:
+        """Returns when nothing waits for the store."""
+        await self._journal.settle()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[Room]:
+        """The room `name`, open as long as it is held. Raises storage errors."""
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = Room(name, self._pool, self.store)
+        room.held += 1
+        try:
+            await room.open()
+            yield room
+        finally:
+            room.held -= 1
+            room.idle_since = time.monotonic()
+
+    async def join(self, client: Client, room: Room, *, after: Position | None = None, last: int = 0) -> None:
+        """Makes `client` a member of `room`, which the caller holds, and tells `on_join`. See `Room.join`."""
+        await room.join(client, after=None if after is None else self.offset(after), last=last)
+        if not client.ending:
+            self._of.setdefault(client, set()).add(room)
+            await self._signals.arrive(client, room)
+
+    def publish(self, room: str, user: str, body: str, *, key: str | None = None) -> asyncio.Future[Stamp]:
+        """`user` says `body` in `room`; with a `key` of the user's own it is stored once. See `append`."""
+        return self.append(Entry(room, user, data_of(body), key=key))
+
+    def append(self, entry: Entry) -> asyncio.Future[Stamp]:
+        """Takes `entry` for its room's log. The future has its stamp when it is durable, or a `ChatError` within five
+        seconds. Who appends a lot awaits `ready` before.
+        """
+        return self._journal.append(entry)
+
+    async def check(self, name: str, after: Position) -> None:
+        """Raises `Unrecoverable` if what came after that position can't be told any more."""
+        await self.store.read(name, after=self.offset(after), limit=1)
+
+    async def ready(self, name: str) -> None:
+        """Waits while the members of the room have more to take than one flush."""
+        room = self._rooms.get(name)
+        if room and room.audience.crowded:
+            await self._pool.settle(room.audience)
+
+    def heard(self, name: str, offset: int) -> None:
+        """The log of the room `name` is said to go up to `offset`; may be wrong, late, or said again."""
+        room = self._rooms.get(name)
+        if room:
+            room.heard(offset)
+
+    def offset(self, position: Position) -> int:
+        """The offset in `position`. Raises `Unrecoverable` if that is of another log than ours."""
+        if position.epoch not in ("", self.store.epoch):
+            raise Unrecoverable
+        return position.offset
+
+    def _deliver(self, entry: Entry, stamp: Stamp) -> None:
+        room = self._rooms.get(entry.room)
+        if room is None:
+            return
+        if stamp.new:
+            room.receive(Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key))
+        else:
+            room.heard(stamp.offset)
+
+    async def _gone(self, client: Client) -> None:
+        for room in self._of.pop(client, ()):
+            self._signals.depart(client, room)
+
+    async def _compare(self) -> None:
+        while True:
+            await asyncio.sleep(COMPARE_SECONDS)
+            self._let_go(time.monotonic() - IDLE_SECONDS)
+            try:
+                for names in _chunks(list(self._rooms)):
+                    for name, top in (await self.store.top(names)).items():
+                        self.heard(name, top)
+            except ChatError as error:
+                report(logger, logging.WARNING, "not compared", problem=str(error))
+            except Exception as error:
+                report(logger, logging.ERROR, "comparison failed", exc_info=error)
+
+    def _let_go(self, since: float) -> None:
+        idle = [room for room in self._rooms.values() if not room.held and room.idle_since <= since]
+        for room in idle:
+            del self._rooms[room.name]
+
+    async def _trim(self) -> None:
+        while True:
+            more = await self._trim_some()
+            await asyncio.sleep(0.01 if more else TRIM_SECONDS)  # appends go first
+
+    async def _trim_some(self) -> bool:
+        before = time.time() - self._retention.seconds if self._retention.seconds else 0
+        try:
+            return await self.store.trim(before=int(before * 1000), keep=self._retention.count)
+        except ChatError as error:
+            report(logger, logging.WARNING, "not trimmed", problem=str(error))
+        except Exception as error:
+            report(logger, logging.ERROR, "trim failed", exc_info=error)
+        return False
+
+
+def _chunks(names: list[str]) -> Iterable[list[str]]:
+    for start in range(0, len(names), COMPARE_ROOMS):
+        yield names[start : start + COMPARE_ROOMS]

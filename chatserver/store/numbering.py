@@ -1,0 +1,52 @@
+"""How entries get their place in the logs, whatever keeps them."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from chatserver.store import Entry, Stamp
+
+Identity: TypeAlias = tuple[int, str, str | None]
+"""A room's id, who said it, and the key: stored once."""
+
+Row: TypeAlias = tuple[int, int, int, str, str, str, str | None]
+"""The room's id, offset, time, kind, user, data, key."""
+
+
+class Room(msgspec.Struct, array_like=True):
+    """The end of a room's log."""
+
+    id: int
+    top: int
+    trimmed: int
+    time: int
+
+
+def number(
+    entries: Sequence[Entry], rooms: Mapping[str, Room], known: dict[Identity, Stamp], now: int
+) -> tuple[list[Stamp], list[Row]]:
+    """The stamps of `entries`, and the rows to be added for those that are new.
+
+    `known` are the stamps of what is stored under the entries' keys, each with `new=False`; `now` is in milliseconds
+    since 1970. Brings `rooms` and `known` up to date.
+    """
+    stamps, rows = [], []
+    for entry in entries:
+        room = rooms[entry.room]
+        identity = (room.id, entry.user, entry.key)
+        stamp = known.get(identity)
+        if stamp is None:
+            room.top += 1
+            room.time = max(room.time, now)
+            stamp = Stamp(room.top, room.time)
+            rows.append((room.id, stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key))
+            if entry.key is not None:
+                known[identity] = Stamp(stamp.offset, stamp.time, new=False)
+        stamps.append(stamp)
+    return stamps, rows
+
+
+def keys(entries: Sequence[Entry], rooms: Mapping[str, Room]) -> list[tuple[int, str, str]]:
+    """What may be known already of `entries`."""
+    return [(rooms[entry.room].id, entry.user, entry.key) for entry in entries if entry.key is not None]
