@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 
+from tests.postgres import postgres as postgres
 from tests.raw import RawClient
 from tests.server import Server
 

@@ -1,10 +1,10 @@
 """Where the rooms' logs are kept. `Store` is the interface, `open_store` finds the implementation for a URL."""
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Final, Protocol, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -98,7 +98,7 @@ class Store(Protocol):
         """The last offset of each of `rooms`, 0 where nothing was ever appended."""
 
     async def trim(self, *, before: int, keep: int) -> bool:
-        """Lets go of some events older than `before` (milliseconds since 1970), and of some that more than `keep`
+        """Lets go of some events older than `before` (milliseconds since 1970), and of some that `keep` or more
         later ones of the room follow (0: of none for that). Takes milliseconds, so that appends needn't wait.
 
         False: nothing is left to be let go.
@@ -122,15 +122,9 @@ def open_store(url: str) -> Store:
 
 
 def shown(url: str) -> str:
-    """`url` without its password."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return "***"
-    if password is None:
-        return url
-    return parts._replace(netloc=parts.netloc.replace(f":{password}@", ":***@")).geturl()
+    """`url` without its passwords."""
+    masked = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)  # up to the last @: it may have what should have been quoted
+    return re.sub(r"(password=)[^&#]*", r"\1***", masked)
 
 
 def _schemes() -> list[str]:

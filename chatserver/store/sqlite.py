@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from chatserver.errors import StorageFull, StorageUnavailable, Unrecoverable
+from chatserver.errors import StorageFull, StorageUnavailable, StorageUnsure, Unrecoverable
 from chatserver.store import Entry, Record, Stamp, StoreError
 from chatserver.store.numbering import Identity, Room, keys, number
 
@@ -27,7 +27,8 @@ BUSY_SECONDS: Final = 2.0
 """How long another process may hold the file. Those that wait behind a batch that waits are still answered in time."""
 
 TRIM_EVENTS: Final = 500
-"""So many at once, so that an append waits for milliseconds only."""
+TRIM_ROOMS: Final = 10
+"""So many of a room, and rooms, at once, so that an append waits for milliseconds only."""
 
 OLDEST: Final = (3, 38, 0)
 """The first SQLite that has STRICT tables and `->>`."""
@@ -299,6 +300,8 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
 
 def _storage_error(error: sqlite3.Error) -> StorageUnavailable:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_IOERR:  # if it was the sync of the commit, a crash just now may bring the entries back
+        return StorageUnsure()
     return StorageFull() if code == sqlite3.SQLITE_FULL else StorageUnavailable()
 
 
@@ -345,7 +348,7 @@ def _read(connection: sqlite3.Connection, room: str, after: int | None, before: 
 def _trim(connection: sqlite3.Connection, before: int, keep: int) -> bool:
     ends = dict(_ends(_one(connection, _OLD, [before, TRIM_EVENTS])))
     if keep:
-        limits = {"keep": keep, "events": TRIM_EVENTS // 10, "rooms": TRIM_EVENTS // 10}
+        limits = {"keep": keep, "events": TRIM_EVENTS, "rooms": TRIM_ROOMS}
         for room, last in _ends(_one(connection, _LONG, limits)):
             ends[room] = max(last, ends.get(room, 0))
     if ends:

@@ -1,0 +1,502 @@
+"""What only the store in a file has: files, other processes, and what goes wrong with them."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatserver.errors import StorageFull, StorageUnavailable
+from chatserver.store import Entry, Record, StoreError, sqlite
+from chatserver.store.sqlite import MIGRATIONS, SQLite
+from chatserver.testing import check_at_random
+from tests.fakes import PATIENT
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the store will be."""
+    return tmp_path / "chat.db"
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SQLite]:
+    store = SQLite(f"sqlite:///{path}")
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
+def entries(count: int, *, room: str = "room", data: str = "{}") -> list[Entry]:
+    return [Entry(room, "alice", data) for _ in range(count)]
+
+
+def other(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    """Somebody else's connection to the file."""
+    return contextlib.closing(sqlite3.connect(path, isolation_level=None))
+
+
+def ask(path: Path, query: str) -> object:
+    with other(path) as connection:
+        return connection.execute(query).fetchone()[0]
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+async def test_file_and_schema_are_made_on_the_first_start(path: Path) -> None:
+    async with opened(path) as store:
+        assert store.epoch
+        assert ask(path, "PRAGMA journal_mode") == "wal"
+        assert ask(path, "PRAGMA user_version") == len(MIGRATIONS)
+        assert ask(path, "SELECT epoch FROM meta") == store.epoch
+
+
+async def test_a_relative_path_starts_at_the_working_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    async with opened(Path("chat.db")):
+        assert path.exists()
+
+
+async def test_every_commit_is_synced(path: Path) -> None:
+    async with opened(path) as store:
+        assert store._writer.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+async def test_closing_leaves_one_file_and_lets_go_of_it(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(3))
+        assert open_files(path)
+    assert [found.name for found in path.parent.iterdir()] == ["chat.db"]
+    assert not open_files(path)
+
+
+async def test_a_start_that_is_broken_off_lets_go_of_the_file(path: Path) -> None:
+    for turns in range(5):
+        store = SQLite(f"sqlite:///{path}")
+        task = asyncio.ensure_future(store.open())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await store.close()
+        assert not open_files(path)
+
+
+def open_files(path: Path) -> list[str]:
+    """Of this process, those that belong to the store at `path`."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(link))
+    return [name for name in found if name.startswith(str(path))]
+
+
+async def test_an_older_schema_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(path) as store:
+        epoch = store.epoch
+        await store.append(entries(3))
+    more = "ALTER TABLE rooms ADD COLUMN topic TEXT; CREATE TABLE pins (room INTEGER) STRICT"
+    monkeypatch.setattr(sqlite, "MIGRATIONS", (*MIGRATIONS, more))
+    async with opened(path) as store:
+        assert store.epoch == epoch
+        assert len(await store.read("room", limit=10)) == 3
+        assert ask(path, "PRAGMA user_version") == len(MIGRATIONS) + 1
+        assert ask(path, "SELECT count(*) FROM pins") == 0
+    async with opened(path) as store:  # and only once
+        assert (await store.append(entries(1)))[0].offset == 4
+
+
+async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(path) as store:
+        await store.append(entries(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "MIGRATIONS", (*MIGRATIONS, "CREATE TABLE pins (room INTEGER); INSERT INTO nothing"))
+        assert "syntax" in await refusal(path)
+    assert ask(path, "PRAGMA user_version") == len(MIGRATIONS)
+    assert ask(path, "SELECT count(*) FROM sqlite_schema WHERE name = 'pins'") == 0
+    async with opened(path) as store:
+        assert len(await store.read("room", limit=10)) == 3
+
+
+async def test_a_newer_schema_is_refused(path: Path) -> None:
+    async with opened(path):
+        pass
+    with other(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert "made by a later version of chatserver (schema 99, this one knows 1)" in await refusal(path)
+
+
+FOREIGN = {
+    "without a version": "CREATE TABLE songs (title TEXT)",
+    "with a version": "CREATE TABLE songs (title TEXT); PRAGMA user_version = 1",
+    "with a high version": "CREATE TABLE songs (title TEXT); PRAGMA user_version = 99",
+    "with a table of the same name": "CREATE TABLE meta (title TEXT); PRAGMA user_version = 1",
+    "without tables": "PRAGMA user_version = 1",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+async def test_the_database_of_something_else_is_refused_and_left_as_it_is(path: Path, kind: str) -> None:
+    with other(path) as connection:
+        connection.executescript(FOREIGN[kind])
+    before = path.read_bytes()
+    assert "this database is something else's" in await refusal(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.write_text("Dear diary, " * 1000)
+    assert "not a database" in await refusal(path)
+    assert path.read_text() == "Dear diary, " * 1000
+
+
+async def test_a_folder_is_refused(path: Path) -> None:
+    path.mkdir()
+    assert "unable to open" in await refusal(path)
+
+
+async def test_a_file_in_a_folder_that_is_missing_is_refused(path: Path) -> None:
+    assert "unable to open" in await refusal(path / "chat.db")
+
+
+async def test_a_file_that_others_hold_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    with other(path) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        assert "locked" in await refusal(path)
+
+
+async def refusal(path: Path) -> str:
+    """What whoever starts the server is told."""
+    with pytest.raises(StoreError) as raised:
+        async with opened(path):
+            pass
+    told = str(raised.value)
+    assert told.startswith(f"{path}: ")
+    assert len(told.splitlines()) == 1
+    return told
+
+
+async def test_a_start_that_fails_lets_go_of_the_file(path: Path) -> None:
+    path.write_text("Dear diary, " * 1000)
+    await refusal(path)
+    assert not open_files(path)
+
+
+@pytest.fixture
+def not_allowed() -> Iterator[Path]:
+    """A folder in which this process may not write."""
+    folder = Path(tempfile.mkdtemp())  # those of pytest may not even be entered
+    yield folder
+    os.seteuid(os.getuid())
+    shutil.rmtree(folder)
+
+
+def become_nobody(folder: Path) -> None:
+    """Takes the right to write; root always has it."""
+    for found in folder.iterdir():
+        found.chmod(0o444)
+    folder.chmod(0o555)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+async def test_a_folder_that_may_not_be_written_is_refused(not_allowed: Path) -> None:
+    become_nobody(not_allowed)
+    assert "unable to open" in await refusal(not_allowed / "chat.db")
+
+
+async def test_a_file_that_may_not_be_written_is_refused(not_allowed: Path) -> None:
+    async with opened(not_allowed / "chat.db"):
+        pass
+    become_nobody(not_allowed)
+    assert "readonly" in await refusal(not_allowed / "chat.db")
+
+
+# --- what is in the file ---------------------------------------------------------------------------------------------
+
+
+@settings(PATIENT, max_examples=15)
+@given(seed=st.integers(0), steps=st.integers(1, 40))
+async def test_two_stores_in_one_file_do_what_the_model_does(seed: int, steps: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chat.db"
+        async with opened(path) as one, opened(path) as two:
+            await check_at_random([one, two], Random(seed), steps=steps)
+
+
+async def test_rooms_that_nobody_appended_to_are_not_in_the_file(path: Path) -> None:
+    async with opened(path) as store:
+        await store.top(["one", "two"])
+        await store.read("three", limit=1)
+        with pytest.raises(UnicodeEncodeError):
+            await store.append([*entries(1), Entry("room", "alice", "\ud800")])
+        assert ask(path, "SELECT count(*) FROM rooms") == 0
+
+
+async def test_events_that_are_let_go_are_not_in_the_file(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(1000))
+        while await store.trim(before=0, keep=7):
+            pass
+        assert ask(path, "SELECT count(*) FROM events") == 7
+
+
+async def test_trimming_goes_in_steps(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(3000))
+        last = (await store.read("room", limit=1))[0]
+        assert await store.trim(before=last.time + 1, keep=1)
+        assert 2000 < len(await store.read("room", limit=3000)) < 3000
+
+
+# --- other processes -------------------------------------------------------------------------------------------------
+
+WRITER = """
+import asyncio, sys
+from chatserver.store import Entry
+from chatserver.store.sqlite import SQLite
+
+async def main(path, user, count):
+    store = SQLite(f"sqlite:///{path}")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    await store.open()
+    for number in range(int(count)):
+        entries = [Entry("room", user, f"{number}"), Entry("room", "all", f'"{user}"', key=f"{number}")]
+        stamps = await store.append(entries)
+        print(*(stamp.offset for stamp in stamps), flush=True)
+    await store.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class Writers:
+    """Processes that append to one file, from the same moment on."""
+
+    def __init__(self, path: Path, users: list[str], count: int) -> None:
+        command = [sys.executable, "-c", WRITER, str(path)]
+        self.processes = {
+            user: subprocess.Popen(
+                [*command, user, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for user in users
+        }
+        for process in self.processes.values():
+            assert self.line(process) == "ready\n"
+        for process in self.processes.values():
+            assert process.stdin
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.communicate()
+
+    def line(self, process: "subprocess.Popen[str]") -> str:
+        assert process.stdout
+        return process.stdout.readline()
+
+    def acknowledged(self, user: str, lines: int = 1_000_000) -> list[tuple[int, int]]:
+        """For each turn the offset of the user's own entry, and of the one that all append: until the end of the
+        process, or so many."""
+        found: list[tuple[int, int]] = []
+        while len(found) < lines and (line := self.line(self.processes[user])):
+            own, common = line.split()
+            found.append((int(own), int(common)))
+        return found
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            assert process.wait(20) == 0
+
+
+async def log(path: Path) -> list[Record]:
+    async with opened(path) as store:
+        return await store.read("room", limit=1_000_000)
+
+
+async def test_processes_that_open_a_new_file_and_append_at_once_lose_and_double_nothing(path: Path) -> None:
+    users = ["one", "two", "three"]
+    with Writers(path, users, 40) as writers:
+        acknowledged = {user: writers.acknowledged(user) for user in users}
+        writers.end()
+    records = await log(path)
+    assert [record.offset for record in records] == list(range(1, 161))
+    for user in users:
+        assert [own for own, _ in acknowledged[user]] == [record.offset for record in records if record.user == user]
+        common = [common for _, common in acknowledged[user]]
+        assert [records[offset - 1].key for offset in common] == [str(number) for number in range(40)]
+    assert Counter(record.key for record in records if record.key) == Counter(str(number) for number in range(40))
+
+
+async def test_what_was_acknowledged_survives_sigkill(path: Path) -> None:
+    total = 0
+    for turn, lines in enumerate((5, 20, 50)):
+        user = f"user-{turn}"
+        with Writers(path, [user], 1_000_000) as writers:
+            acknowledged = writers.acknowledged(user, lines)
+            writers.processes[user].kill()
+            acknowledged += writers.acknowledged(user)
+        records = await log(path)
+        assert [record.offset for record in records] == list(range(1, len(records) + 1))
+        own = [record.offset for record in records if record.user == user]
+        assert own[: len(acknowledged)] == [offset for offset, _ in acknowledged]
+        assert len(own) - len(acknowledged) in (0, 1)
+        assert [record.data for record in records if record.user == user] == [f"{number}" for number in range(len(own))]
+        total += len(own)
+    assert total >= 75
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+async def test_while_another_holds_the_file_appends_are_refused_in_time_and_reads_go_on(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(3))
+        with other(path) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            refused = asyncio.ensure_future(store.append(entries(2)))
+            async with asyncio.timeout(5):
+                turns = 0
+                while not refused.done():
+                    assert len(await store.read("room", limit=10)) == 3
+                    assert await store.top(["room"]) == {"room": 3}
+                    turns += 1
+                with pytest.raises(StorageUnavailable, match="not stored: storage unavailable"):
+                    await refused
+            assert turns > 10
+        assert (await store.append(entries(1)))[0].offset == 4
+
+
+async def test_an_append_waits_for_others_that_hold_the_file_for_a_moment(path: Path) -> None:
+    async with opened(path) as store:
+        with other(path) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.ensure_future(store.append(entries(1)))
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+            connection.execute("COMMIT")
+        assert (await waiting)[0].offset == 1
+
+
+async def test_every_failure_of_the_storage_has_its_number_and_heals(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(3))
+        with other(path) as connection:
+            connection.execute("ALTER TABLE rooms RENAME TO elsewhere")
+            for call in (store.append(entries(1)), store.read("room", limit=1), store.top(["room"])):
+                with pytest.raises(StorageUnavailable):
+                    await call
+            with pytest.raises(StorageUnavailable):
+                await store.trim(before=0, keep=1)
+            connection.execute("ALTER TABLE elsewhere RENAME TO rooms")
+        assert (await store.append(entries(1)))[0].offset == 4
+        assert await store.top(["room"]) == {"room": 4}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    """Until nothing is left."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 1000)
+
+
+async def test_on_a_full_disk_appends_are_refused_and_reads_go_on(small_disk: Path) -> None:
+    path, ballast = small_disk / "chat.db", small_disk / "ballast"
+    async with opened(path) as store:
+        await store.append(entries(3))
+        for _ in range(3):
+            fill(ballast)
+            tops = await append_until_full(store)
+            assert await store.top(tops) == tops
+            assert len(await store.read("room", limit=1000)) == tops["room"]
+            ballast.unlink()
+            assert (await store.append(entries(1)))[0].offset == tops["room"] + 1
+    assert ask(path, "PRAGMA integrity_check") == "ok"
+    assert [record.offset for record in await log(path)] == list(range(1, tops["room"] + 2))
+
+
+async def append_until_full(store: SQLite) -> dict[str, int]:
+    """Appends batches until one is refused; the tops of two rooms then, if it is refused as a whole."""
+    tops = await store.top(["room", "new"])
+    for _ in range(100):
+        try:
+            stamps = await store.append([*entries(5, data=f'"{"x" * 8000}"'), *entries(1, room="new")])
+        except StorageFull as error:
+            assert str(error) == "not stored: storage full"
+            return tops
+        tops = {"room": stamps[4].offset, "new": stamps[5].offset}
+    raise AssertionError("the disk has no end")
+
+
+async def test_a_file_that_may_not_grow_refuses_appends_and_heals(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(3))
+        limit = store._writer.connection.execute("PRAGMA max_page_count").fetchone()[0]
+        pages = store._writer.connection.execute("PRAGMA page_count").fetchone()[0]
+        store._writer.connection.execute(f"PRAGMA max_page_count = {pages}")
+        assert await append_until_full(store) == {"room": 3, "new": 0}
+        assert len(await store.read("room", limit=10)) == 3
+        store._writer.connection.execute(f"PRAGMA max_page_count = {limit}")
+        assert [stamp.offset for stamp in await store.append([*entries(1), *entries(1, room="new")])] == [4, 1]
+
+
+async def test_nothing_is_acknowledged_that_goes_to_a_file_that_was_moved_away(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere.db")
+    async with opened(path) as store:
+        await store.append(entries(3))
+        assert await store.top(["room"]) == {"room": 3}
+        path.rename(elsewhere)
+        with pytest.raises(StorageUnavailable):
+            await store.append(entries(1))
+        with pytest.raises(StorageUnavailable):
+            await store.trim(before=0, keep=1)
+        assert len(await store.read("room", limit=10)) == 3
+        elsewhere.rename(path)
+        assert (await store.append(entries(1)))[0].offset == 4
+
+
+async def test_nothing_is_acknowledged_that_goes_to_a_file_that_was_replaced(path: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "backup.db"
+    async with opened(backup):
+        pass
+    async with opened(path) as store:
+        await store.append(entries(3))
+        backup.replace(path)
+        with pytest.raises(StorageUnavailable):
+            await store.append(entries(1))
+        assert not path.with_name("chat.db-journal").exists()
