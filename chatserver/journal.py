@@ -49,6 +49,7 @@ class Journal:
         self._deliver = deliver
         self._queue: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
+        self._writing = asyncio.Lock()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,7 +70,8 @@ class Journal:
 
     async def settle(self) -> None:
         """Returns when nothing waits."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # something may come before it is this one's turn
+            await self._idle.wait()
 
     async def run(self) -> None:
         """Stores what is taken, until it is cancelled."""
@@ -77,10 +79,20 @@ class Journal:
             await self._work.wait()
             self._work.clear()
             while self._queue:
-                self._batch = self._take()
-                await self._store_batch(self._batch)
-                self._batch = []
+                await self._store_some()
             self._idle.set()
+
+    async def trim(self, *, before: int, keep: int) -> bool:
+        """`Store.trim`, when nothing is being appended: a store is asked for one of these at a time."""
+        async with self._writing:
+            return await self._store.trim(before=before, keep=keep)
+
+    async def _store_some(self) -> None:
+        async with self._writing:
+            self._batch = self._take()
+            if self._batch:  # none may have had the patience
+                await self._store_batch(self._batch)
+            self._batch = []
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -94,17 +106,16 @@ class Journal:
     async def _store_batch(self, batch: Sequence[_Waiting]) -> None:
         try:
             stamps = await self._store.append([waiting.entry for waiting in batch])
+            for waiting, stamp in zip(batch, stamps, strict=True):
+                self._deliver(waiting.entry, stamp)
+                if not waiting.future.done():
+                    waiting.future.set_result(stamp)
         except ChatError as error:
             report(logger, logging.ERROR, "not stored", problem=_cause(error), messages=len(batch))
             _fail(batch, error)
         except Exception as error:
             report(logger, logging.ERROR, "store failed", messages=len(batch), exc_info=error)
             _fail(batch, InternalError())
-        else:
-            for waiting, stamp in zip(batch, stamps, strict=True):
-                self._deliver(waiting.entry, stamp)
-                if not waiting.future.done():
-                    waiting.future.set_result(stamp)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """What waits too long is answered: in the queue it can be taken back, in the store's hands nobody knows."""

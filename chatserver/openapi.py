@@ -13,7 +13,7 @@ from chatserver.query import ROOM_PATTERN, USER_PATTERN
 class Said(msgspec.Struct, forbid_unknown_fields=True):
     """What is to be published."""
 
-    body: Annotated[str, Meta(description="the text, without U+0000")]
+    body: Annotated[str, Meta(description="the text, without U+0000", extra_json_schema={"pattern": "^[^\\u0000]*$"})]
     user: Annotated[str, Meta(description="in whose name", pattern=f"^{USER_PATTERN}$")] = "server"
 
 
@@ -83,13 +83,14 @@ _DENIED: Final = _failures(
     _400="the request is wrong",
     _401="API_TOKEN is set, and this isn't it",
     _403="API_TOKEN isn't set, and the request isn't from this machine",
+    _500="a fault of the server",
     _503="the storage doesn't answer",
 )
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The description, as `/api/openapi.json` has it."""
+def document(*, token: bool) -> dict[str, Any]:
+    """The description, as `/api/openapi.json` has it. `token`: one is needed."""
     kinds = (Said, Published, History, Problem)
     _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     return {
@@ -97,7 +98,7 @@ def document() -> dict[str, Any]:
         "info": {"title": "chatserver", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
         "paths": {"/api/rooms/{room}/messages": {"get": _read(), "post": _publish()}},
         "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
-        "security": [{"token": []}, {}],
+        "security": [{"token": []}] if token else [],
     }
 
 
@@ -133,6 +134,6 @@ def _publish() -> dict[str, Any]:
         "responses": {
             "201": _answer("stored", Published),
             **_DENIED,
-            **_failures(_413="the text is too long"),
+            **_failures(_408="the body doesn't come", _413="the text is too long"),
         },
     }

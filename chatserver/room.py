@@ -9,7 +9,7 @@ import msgspec
 from chatserver.audience import Audience
 from chatserver.client import Client
 from chatserver.context import report
-from chatserver.errors import ChatError, InsufficientState, ServerFault, Unrecoverable
+from chatserver.errors import ChatError, InsufficientState, ServerFault, StorageUnavailable, Unrecoverable
 from chatserver.message import Event, Message
 from chatserver.pool import Pool
 from chatserver.recent import KEEP_EVENTS, Recent
@@ -19,6 +19,9 @@ from chatserver.store import Record, Store
 logger = logging.getLogger(__name__)
 
 PAGE_EVENTS: Final = 200
+
+MESSAGE: Final = "message"
+"""The kind of an event that is told as a `Message`."""
 
 
 class _Body(msgspec.Struct):
@@ -36,9 +39,11 @@ def data_of(body: str) -> str:
 
 def event_of(record: Record) -> Event | None:
     """What members are told of `record`; None if it is nothing that they know."""
+    if record.kind != MESSAGE:
+        return None
     try:
         return Message(record.user, _decode(record.data).body)
-    except msgspec.ValidationError:
+    except msgspec.DecodeError:
         return None
 
 
@@ -63,6 +68,7 @@ class Room:
         self._opening = Shared(self._find_top)
         self._repairing = Shared(self._repair)
         self._remembering = Shared(self._remember)
+        self._works = (self._opening, self._repairing, self._remembering)
 
     @property
     def offset(self) -> int:
@@ -106,9 +112,21 @@ class Room:
             after = records[-1].offset
         self.audience.join(client)  # nothing was awaited since the comparison
 
+    async def check(self, after: int) -> None:
+        """Raises `Unrecoverable` if what came after that offset can't be told any more, and storage errors."""
+        if after > self.offset:
+            await self._reach(after)
+        elif await self._recall(after) is None:
+            await self._store.read(self.name, after=after, limit=1)
+
+    @property
+    def busy(self) -> bool:
+        """The room does something by itself."""
+        return any(work.running for work in self._works)
+
     async def stop(self) -> None:
         """Ends what the room does by itself."""
-        for work in (self._opening, self._repairing, self._remembering):
+        for work in self._works:
             await work.stop()
 
     def _deliver(self, record: Record) -> None:
@@ -122,54 +140,71 @@ class Room:
             self.audience.disconnect(ServerFault())
 
     async def _find_top(self) -> None:
-        top = (await self._store.top([self.name]))[self.name]
-        self._recent = Recent(top)
+        self._recent = Recent(await self._ask_top())
         self._open = True
         self.heard(self._heard)
 
+    async def _ask_top(self) -> int:
+        return (await self._store.top([self.name]))[self.name]
+
     async def _repair(self) -> None:
         try:
-            while self._heard > self.offset:
-                await self._read_on()
-        except Unrecoverable:
-            await self._start_over()
+            await self._catch_up()
         except ChatError as error:  # the next comparison with the store tries again
             report(logger, logging.WARNING, "not repaired", room=self.name, problem=str(error))
         except Exception as error:
             report(logger, logging.ERROR, "repair failed", room=self.name, exc_info=error)
 
+    async def _catch_up(self) -> None:
+        try:
+            while self._heard > self.offset:
+                await self._read_on()
+        except Unrecoverable:
+            await self._start_over()
+
     async def _read_on(self) -> None:
         await self._pool.settle(self.audience)
-        heard = self._heard
-        records = await self._store.read(self.name, after=self.offset, limit=PAGE_EVENTS)
+        heard, start = self._heard, self.offset
+        records = await self._store.read(self.name, after=start, limit=PAGE_EVENTS)
         for record in records:
             if record.offset == self.offset + 1:  # some may have come in the meantime
                 self._deliver(record)
+        if records and self.offset == start:  # the log itself has a hole
+            raise Unrecoverable
         if not records and self._heard == heard:  # a false alarm
             self._heard = self.offset
 
     async def _start_over(self) -> None:
         """What members miss isn't kept any more. They have to be told: a hole is never silent."""
-        report(logger, logging.ERROR, "history lost", room=self.name, offset=self.offset)
-        self.audience.disconnect(InsufficientState())
-        await self._find_top()
+        offset = self.offset
+        top = await self._ask_top()
+        if offset == self.offset:  # or else it came after all
+            report(logger, logging.ERROR, "history lost", room=self.name, offset=offset)
+            self.audience.disconnect(InsufficientState())  # also those who joined while the store was asked
+            self._recent = Recent(top)
 
     async def _reach(self, offset: int) -> None:
         """Another process may have told a client of more than this one knows."""
         self.heard(offset)
         await self._repairing.done()
         if offset > self.offset:
-            raise Unrecoverable
+            await self._store.read(self.name, after=offset, limit=1)  # raises what is the matter
+            raise StorageUnavailable
 
     async def _after(self, offset: int) -> list[Record]:
         """Events after `offset`, at least one of those that are delivered already, but none beyond."""
+        records = await self._recall(offset)
+        if records is None:
+            records = await self._store.read(self.name, after=offset, limit=PAGE_EVENTS)
+        return [record for record in records if record.offset <= self.offset]
+
+    async def _recall(self, offset: int) -> list[Record] | None:
+        """All events after `offset`, if they are near enough to be remembered."""
         records = self._recent.after(offset)
         if records is None and not self._recent.complete:
             await self._remembering.done()
             records = self._recent.after(offset)
-        if records is None:
-            records = await self._store.read(self.name, after=offset, limit=PAGE_EVENTS)
-        return [record for record in records if record.offset <= self.offset]
+        return records
 
     async def _remember(self) -> None:
         """Reads the end of the log into memory, for all who want it."""

@@ -83,7 +83,7 @@ class Rooms:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._signals.stop()
-        for room in self._rooms.values():
+        for room in list(self._rooms.values()):
             await room.stop()
         await self.store.close()
 
@@ -123,8 +123,9 @@ class Rooms:
         return self._journal.append(entry)
 
     async def check(self, name: str, after: Position) -> None:
-        """Raises `Unrecoverable` if what came after that position can't be told any more."""
-        await self.store.read(name, after=self.offset(after), limit=1)
+        """Raises `Unrecoverable` if what came after that position can't be told any more, and storage errors."""
+        async with self.hold(name) as room:
+            await room.check(self.offset(after))
 
     async def ready(self, name: str) -> None:
         """Waits while the members of the room have more to take than one flush."""
@@ -171,9 +172,10 @@ class Rooms:
                 report(logger, logging.ERROR, "comparison failed", exc_info=error)
 
     def _let_go(self, since: float) -> None:
-        idle = [room for room in self._rooms.values() if not room.held and room.idle_since <= since]
-        for room in idle:
-            del self._rooms[room.name]
+        unused = [room for room in self._rooms.values() if not room.held and room.idle_since <= since]
+        for room in unused:
+            if not room.busy:  # what is at work has to be stopped in the end
+                del self._rooms[room.name]
 
     async def _trim(self) -> None:
         while True:
@@ -183,7 +185,7 @@ class Rooms:
     async def _trim_some(self) -> bool:
         before = time.time() - self._retention.seconds if self._retention.seconds else 0
         try:
-            return await self.store.trim(before=int(before * 1000), keep=self._retention.count)
+            return await self._journal.trim(before=int(before * 1000), keep=self._retention.count)
         except ChatError as error:
             report(logger, logging.WARNING, "not trimmed", problem=str(error))
         except Exception as error:

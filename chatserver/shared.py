@@ -24,6 +24,10 @@ class Shared:
         """Returns when the run is over; whoever is cancelled doesn't cancel it for the others."""
         await asyncio.shield(self.start())
 
+    @property
+    def running(self) -> bool:
+        return self._task is not None
+
     async def stop(self) -> None:
         """Cancels the run that is going on."""
         if self._task:

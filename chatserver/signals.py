@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias
+from functools import partial
+from typing import Concatenate, Generic, ParamSpec, TypeAlias
 
 from chatserver.client import Client
 from chatserver.errors import ChatError, Disconnect
@@ -63,13 +64,13 @@ class Signals(Generic[P]):
             if guard is None:
                 guard = self._guards[receiver] = Guard(receiver, self._seconds)
             if guard.on:
-                await _contained(guard, client, receiver(client, *place, **named))
+                await _contained(guard, client, partial(receiver, client, *place, **named))
 
 
-async def _contained(guard: Guard, client: Client, telling: Awaitable[Any]) -> None:
+async def _contained(guard: Guard, client: Client, tell: Callable[[], Awaitable[None]]) -> None:
     try:
         async with Call(guard):
-            await telling
+            await tell()
     except Disconnect as end:
         client.disconnect(end)
     except ChatError as error:

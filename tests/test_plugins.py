@@ -191,5 +191,7 @@ def test_a_feature_that_is_not_named_is_not_even_imported() -> None:
 def test_without_features_the_chat_is_bare() -> None:
     app = build(Config(features=()))
     assert app[CHAIN] == []
-    assert app[POOL].on_connect == app[ROOMS].on_join == app[ROOMS].on_leave == []
+    assert not app[POOL].on_connect
+    assert not app[ROOMS].on_join
+    assert not app[ROOMS].on_leave
     assert {resource.canonical for resource in app.router.resources()} == {"/ws"}

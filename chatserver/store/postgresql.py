@@ -150,9 +150,9 @@ class PostgreSQL:
         try:
             self.epoch = await self._write(_migrate, OPEN_SECONDS)
         except StoreError as error:
-            raise StoreError(f"{_where(self._url)}: {error}") from None
+            raise StoreError(f"{shown(self._url)}: {error}") from None
         except StorageUnavailable as error:
-            raise StoreError(f"{_where(self._url)}: {_first_line(error.__cause__)}") from None
+            raise StoreError(f"{shown(self._url)}: {_first_line(error.__cause__ or error)}") from None
         except ValueError:
             # Not with asyncpg's reason: it may quote what it takes for a port, or a part of the password.
             raise StoreError("not a URL of PostgreSQL; in a password, / is written as %2F and so on") from None
@@ -228,7 +228,7 @@ class _Connections:
                 else:
                     self._idle.append(connection)
         except TimeoutError:
-            raise StorageUnavailable from TimeoutError(f"no answer within {seconds:g} s")
+            raise StorageUnavailable from TimeoutError("no answer in time")
         except asyncpg.DiskFullError as error:
             raise StorageFull from error
         except _FAILURES as error:
@@ -357,10 +357,5 @@ def _bounded(number: int) -> int:
     return max(-1, min(number, _END))
 
 
-def _where(url: str) -> str:
-    """`url` without passwords."""
-    return shown(url.partition("?")[0])
-
-
-def _first_line(error: BaseException | None) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__

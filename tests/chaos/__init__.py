@@ -1,0 +1,1 @@
+"""A server that is killed again and again, and whether it kept its promises: see `tests.chaos.run`."""

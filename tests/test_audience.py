@@ -1,0 +1,136 @@
+"""Those who hear the same."""
+
+from collections.abc import Sequence
+from unittest import mock
+
+import pytest
+
+from chatserver.audience import Audience
+from chatserver.client import WRITE_BYTES, Client
+from chatserver.errors import ServerFault
+from chatserver.feed import Feed
+from chatserver.message import Event, Message, Notice
+from chatserver.protocol import Codec, Simple
+from tests.fakes import FakeTransport, make_client, told
+
+
+class Room:
+    """An audience, and the feeds that wait for a flush."""
+
+    def __init__(self) -> None:
+        self.dirty: list[Feed] = []
+        self.audience = Audience(1 << 20, self.dirty.append)
+
+    def enter(self, codec: Codec) -> tuple[Client, FakeTransport]:
+        transport = FakeTransport()
+        client = make_client(transport, codec)
+        self.audience.join(client)
+        return client, transport
+
+    def flush(self, *clients: Client) -> None:
+        """As the pool does it."""
+        for feed in dict.fromkeys(self.dirty):
+            feed.flush()
+        self.dirty.clear()
+        for client in clients:
+            client.serve()
+
+
+class Shouting(Simple):
+    def encode(self, event: Event) -> bytes:
+        assert isinstance(event, Message)
+        return super().encode(Message(event.user, event.body.upper()))
+
+
+class Broken(Simple):
+    def encode(self, event: Event) -> bytes:
+        raise ZeroDivisionError
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        raise AssertionError("there is nothing to join")
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+def test_nobody_is_there_at_first_and_nobody_is_told(room: Room) -> None:
+    room.audience.broadcast(Notice("a"))
+    assert room.audience.size == 0
+    assert not room.dirty
+    assert not room.audience.crowded
+
+
+async def test_all_are_told_in_one_order_whatever_they_speak(room: Room) -> None:
+    simple = Simple()
+    members = [room.enter(codec) for codec in (simple, simple, Shouting())]
+    for body in "ab":
+        room.audience.broadcast(Message("alice", body))
+    room.flush(*(client for client, _ in members))
+    assert [told(transport) for _, transport in members] == [["a", "b"], ["a", "b"], ["A", "B"]]
+    assert room.audience.size == 3
+
+
+async def test_an_event_is_encoded_once_for_each_codec(room: Room) -> None:
+    first, second = Simple(), Simple()
+    for codec in (first, first, second, second):
+        room.enter(codec)
+    patches = [mock.patch.object(codec, "encode", wraps=codec.encode) for codec in (first, second)]
+    with patches[0] as one, patches[1] as two:
+        room.audience.broadcast(Notice("a"))
+    assert (one.call_count, two.call_count) == (1, 1)
+
+
+async def test_nothing_is_encoded_for_a_codec_that_nobody_speaks_any_more(room: Room) -> None:
+    client, _ = room.enter(Broken())
+    room.enter(Simple())
+    client.disconnect(ServerFault())
+    room.audience.broadcast(Notice("a"))
+    assert room.audience.size == 1
+
+
+async def test_what_cannot_be_encoded_for_some_is_told_to_nobody(room: Room) -> None:
+    members = [room.enter(codec) for codec in (Simple(), Broken())]
+    with pytest.raises(ZeroDivisionError):
+        room.audience.broadcast(Notice("a"))
+    assert not room.dirty
+    room.flush(members[0][0])
+    assert told(members[0][1]) == []
+
+
+async def test_it_is_crowded_while_more_waits_than_one_flush_takes(room: Room) -> None:
+    client, _ = room.enter(Simple())
+    piece = client.codec.encode(Notice("x" * 1000))
+    crowded = []
+    for _ in range(WRITE_BYTES // len(piece) + 1):
+        crowded.append(room.audience.crowded)
+        room.audience.broadcast(Notice("x" * 1000))
+    crowded.append(room.audience.crowded)
+    assert crowded == [False] * (len(crowded) - 1) + [True]
+    room.flush()
+    assert not room.audience.crowded
+
+
+async def test_all_can_be_disconnected_wherever_they_stand_and_newcomers_stay(room: Room) -> None:
+    codec = Simple()
+    level, apart = room.enter(codec), room.enter(codec)
+    level[0].serve()
+    room.audience.broadcast(Notice("lost"))
+    room.audience.disconnect(ServerFault())
+    assert room.audience.size == 0
+    newcomer = room.enter(codec)
+    room.audience.broadcast(Notice("a"))
+    room.flush(level[0], apart[0], newcomer[0])
+    end = "<close 1011 internal server error>"
+    assert [told(transport) for _, transport in (level, apart, newcomer)] == [[end], [end], ["a"]]
+    for client, _ in (level, apart):
+        client.gone()
+
+
+async def test_a_client_that_has_ended_is_not_let_in(room: Room) -> None:
+    client = make_client()
+    client.disconnect(ServerFault())
+    room.audience.join(client)
+    assert room.audience.size == 0
+    client.gone()
