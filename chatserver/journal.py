@@ -1,6 +1,7 @@
 """Group commit: what arrives while the store is at work is stored together, next."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,17 +25,35 @@ _LOOK_SECONDS: Final = 0.25
 Deliver: TypeAlias = Callable[[Entry, Stamp], None]
 
 
-class _Waiting:
-    __slots__ = ("entry", "future", "since")
+Answered: TypeAlias = Callable[[Exception | None], None]
 
-    def __init__(self, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
+
+class _Waiting:
+    __slots__ = ("answered", "entry", "future", "since")
+
+    def __init__(self, entry: Entry, answered: Answered | None, loop: asyncio.AbstractEventLoop) -> None:
         self.entry = entry
+        self.answered = answered
         self.future: asyncio.Future[Stamp] = loop.create_future()
         self.since = loop.time()
+
+    def succeed(self, stamp: Stamp) -> None:
+        if not self.future.done():
+            self.future.set_result(stamp)
+            self._answer(None)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+            self.future.exception()  # nobody has to ask
+            self._answer(error)
+
+    def _answer(self, error: Exception | None) -> None:
+        try:
+            if self.answered:
+                self.answered(error)
+        except Exception as fault:  # of one sender; the others of the batch are answered
+            report(logger, logging.ERROR, "delivery failed", room=self.entry.room, exc_info=fault)
 
 
 class Journal:
@@ -55,12 +74,13 @@ class Journal:
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def append(self, entry: Entry) -> asyncio.Future[Stamp]:
+    def append(self, entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
         """Takes `entry`: its place in the order is fixed from here on. The future has its stamp when it is stored, or
-        a `ChatError` within `STORE_SECONDS` and a moment.
+        a `ChatError` within `STORE_SECONDS` and a moment. `answered(error)` is called at that moment, before anything
+        that comes after `entry` is delivered.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(entry, loop)
+        waiting = _Waiting(entry, answered, loop)
         self._queue.append(waiting)
         self._idle.clear()
         self._work.set()
@@ -69,9 +89,11 @@ class Journal:
         return waiting.future
 
     async def settle(self) -> None:
-        """Returns when nothing waits."""
-        while not self._idle.is_set():  # something may come before it is this one's turn
-            await self._idle.wait()
+        """Returns when nothing waits; or when all that waits has been answered, though the store hasn't."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORE_SECONDS + _LOOK_SECONDS):
+                while not self._idle.is_set():  # something may come before it is this one's turn
+                    await self._idle.wait()
 
     async def run(self) -> None:
         """Stores what is taken, until it is cancelled."""
@@ -108,8 +130,7 @@ class Journal:
             stamps = await self._store.append([waiting.entry for waiting in batch])
             for waiting, stamp in zip(batch, stamps, strict=True):
                 self._deliver(waiting.entry, stamp)
-                if not waiting.future.done():
-                    waiting.future.set_result(stamp)
+                waiting.succeed(stamp)
         except ChatError as error:
             report(logger, logging.ERROR, "not stored", problem=_cause(error), messages=len(batch))
             _fail(batch, error)
@@ -120,11 +141,11 @@ class Journal:
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """What waits too long is answered: in the queue it can be taken back, in the store's hands nobody knows."""
         due = loop.time() - STORE_SECONDS
-        while self._queue and self._queue[0].since <= due:
-            self._queue.popleft().fail(StorageUnavailable())
         for waiting in self._batch:
             if waiting.since <= due:
                 waiting.fail(StorageUnsure())
+        while self._queue and self._queue[0].since <= due:
+            self._queue.popleft().fail(StorageUnavailable())
         busy = self._queue or self._batch
         self._timer = loop.call_later(_LOOK_SECONDS, self._expire, loop) if busy else None
 

@@ -11,7 +11,7 @@ from typing import Final
 from chatserver.client import Client
 from chatserver.context import report
 from chatserver.errors import ChatError, Unrecoverable
-from chatserver.journal import Journal
+from chatserver.journal import Answered, Journal
 from chatserver.message import Position
 from chatserver.pool import Pool
 from chatserver.room import Room, data_of
@@ -112,15 +112,17 @@ class Rooms:
             self._of.setdefault(client, set()).add(room)
             await self._signals.arrive(client, room)
 
-    def publish(self, room: str, user: str, body: str, *, key: str | None = None) -> asyncio.Future[Stamp]:
+    def publish(
+        self, room: str, user: str, body: str, *, key: str | None = None, answered: Answered | None = None
+    ) -> asyncio.Future[Stamp]:
         """`user` says `body` in `room`; with a `key` of the user's own it is stored once. See `append`."""
-        return self.append(Entry(room, user, data_of(body), key=key))
+        return self.append(Entry(room, user, data_of(body), key=key), answered)
 
-    def append(self, entry: Entry) -> asyncio.Future[Stamp]:
+    def append(self, entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
         """Takes `entry` for its room's log. The future has its stamp when it is durable, or a `ChatError` within five
-        seconds. Who appends a lot awaits `ready` before.
+        seconds. Who appends a lot awaits `ready` before. See `Journal.append`.
         """
-        return self._journal.append(entry)
+        return self._journal.append(entry, answered)
 
     async def check(self, name: str, after: Position) -> None:
         """Raises `Unrecoverable` if what came after that position can't be told any more, and storage errors."""
@@ -183,9 +185,10 @@ class Rooms:
             await asyncio.sleep(0.01 if more else TRIM_SECONDS)  # appends go first
 
     async def _trim_some(self) -> bool:
-        before = time.time() - self._retention.seconds if self._retention.seconds else 0
+        seconds = self._retention.seconds
+        before = time.time_ns() // 1_000_000 - int(1000 * seconds) if seconds else 0
         try:
-            return await self._journal.trim(before=int(before * 1000), keep=self._retention.count)
+            return await self._journal.trim(before=before, keep=self._retention.count)
         except ChatError as error:
             report(logger, logging.WARNING, "not trimmed", problem=str(error))
         except Exception as error:

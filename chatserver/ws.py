@@ -5,8 +5,10 @@ import logging
 import secrets
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -30,13 +32,14 @@ from chatserver.errors import (
     StorageUnavailable,
     Unrecoverable,
 )
+from chatserver.journal import Answered
 from chatserver.keys import share
 from chatserver.message import Command, Event, Position, Publish, Refused
 from chatserver.pool import Pool
 from chatserver.protocol import Simple
 from chatserver.room import Room
 from chatserver.rooms import Retention, Rooms
-from chatserver.store import Stamp, StoreError, open_store
+from chatserver.store import StoreError, open_store
 from chatserver.transport import WebSocketTransport
 from chatserver.watchdog import Watchdog
 
@@ -126,7 +129,7 @@ class Door:
         transport.answer, transport.refuse = client.control, client.disconnect
         context.connection.set(client.id)
         context.user.set(user)
-        self._unstored[client] = Unstored(client)
+        self._unstored[client] = Unstored()
         context.report(logger, logging.INFO, "connected", address=address, room=room.name)
         try:
             end = await self._read(client, transport, room, start)
@@ -174,7 +177,7 @@ class Door:
         try:
             command = self._codec.decode(text)
         except ChatError as error:
-            await self._tell(client, Refused(error.code, str(error)))
+            self._unstored[client].tell(client, Refused(error.code, str(error)))
             return False
         if command.room != room:
             command = Publish(command.body, room)
@@ -183,20 +186,15 @@ class Door:
         except ChatError as error:
             reply = Refused(error.code, str(error))
         if reply:
-            await self._tell(client, reply)
+            self._unstored[client].tell(client, reply)
         return True
-
-    async def _tell(self, client: Client, reply: Event) -> None:
-        """Answers come in the order of what they answer: first those to messages that are on their way."""
-        await self._unstored[client].settle()
-        client.enqueue(reply)
 
     async def _publish(self, command: Command, client: Client) -> Event | None:
         """Returns when the message's place in the order is fixed. Its sender hears of it when it is stored, or not."""
         await self._rooms.ready(command.room)
         unstored = self._unstored[client]
         await unstored.ready()
-        unstored.add(self._rooms.publish(command.room, client.user, command.body))
+        self._rooms.publish(command.room, client.user, command.body, answered=unstored.add(client))
         return None
 
     @staticmethod
@@ -214,12 +212,12 @@ class Unstored:
     A connection needn't wait for one message to be stored before it sends the next; only so many are on their way.
     """
 
-    __slots__ = ("_client", "_count", "_stored")
+    __slots__ = ("_answered", "_waiting")
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._count = 0
-        self._stored = asyncio.Event()
+    def __init__(self) -> None:
+        self._waiting: deque[list[Event]] = deque()
+        """For each of them, what is to be told after it."""
+        self._answered = asyncio.Event()
 
     async def ready(self) -> None:
         """Waits while too many are on their way."""
@@ -229,22 +227,30 @@ class Unstored:
         """Waits until none is."""
         await self._fewer_than(1)
 
-    def add(self, future: asyncio.Future[Stamp]) -> None:
-        """One more; its sender is told if it isn't stored."""
-        self._count += 1
-        future.add_done_callback(self._done)
+    def add(self, client: Client) -> Answered:
+        """One more of `client`, which is told if it isn't stored. To be called when that is known."""
+        self._waiting.append([])
+        return partial(self._answer, client)
+
+    def tell(self, client: Client, reply: Event) -> None:
+        """Answers come in the order of what they answer: this one after those to messages that are on their way."""
+        if self._waiting:
+            self._waiting[-1].append(reply)
+        else:
+            client.enqueue(reply)
 
     async def _fewer_than(self, count: int) -> None:
-        while self._count >= count:
-            self._stored.clear()
-            await self._stored.wait()
+        while len(self._waiting) >= count:
+            self._answered.clear()
+            await self._answered.wait()
 
-    def _done(self, future: asyncio.Future[Stamp]) -> None:
-        self._count -= 1
-        self._stored.set()
-        error = future.exception()
+    def _answer(self, client: Client, error: Exception | None) -> None:
+        replies = self._waiting.popleft()
+        self._answered.set()
         if isinstance(error, ChatError):
-            self._client.enqueue(Refused(error.code, str(error)))
+            replies.insert(0, Refused(error.code, str(error)))
+        for reply in replies:
+            client.enqueue(reply)
 
 
 def _log_end(client: Client) -> None:

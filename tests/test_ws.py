@@ -16,6 +16,7 @@ from chatserver.app import build
 from chatserver.client import Client
 from chatserver.config import Config
 from chatserver.errors import ChatError, StorageFull, StorageUnavailable, StorageUnsure
+from chatserver.journal import Answered
 from chatserver.keys import POOL, ROOMS
 from chatserver.message import Command, Position
 from chatserver.query import HISTORY
@@ -170,10 +171,10 @@ async def test_a_bug_costs_its_connection_only(start: Start, caplog: pytest.LogC
     def break_it(app: web.Application) -> None:
         append = app[ROOMS].append
 
-        def broken(entry: Entry) -> asyncio.Future[Stamp]:
+        def broken(entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
             if "boom" in entry.data:
                 raise RuntimeError("a bug")
-            return append(entry)
+            return append(entry, answered)
 
         app[ROOMS].append = broken  # type: ignore[method-assign]
 
