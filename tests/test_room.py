@@ -711,7 +711,7 @@ async def test_a_reader_is_given_history_no_faster_than_it_reads(clock: Clock, s
         assert lobby.heard(transport) == big(1, 100)
 
 
-@pytest.mark.parametrize("queue_bytes", [WRITE_BYTES + 2 * BIG, 1 << 20])
+@pytest.mark.parametrize("queue_bytes", [3 * BIG, WRITE_BYTES, WRITE_BYTES + 2 * BIG, 1 << 20])
 async def test_a_slow_reader_of_history_that_reads_at_all_is_not_too_slow(
     clock: Clock, store: Puppet, queue_bytes: int
 ) -> None:
