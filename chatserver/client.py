@@ -185,7 +185,7 @@ class Client:
         """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
         now and then. For one caller at a time.
         """
-        # A parked client may have `queue_bytes` waiting, which may be less than a write: it is told one thing at a time.
+        # What a parked client may have waiting may be less than a write: it is told one thing at a time.
         while self._queued > (0 if self.parked else WRITE_BYTES) and not self.ending:
             self._emptied = asyncio.Event()
             await self._emptied.wait()

@@ -314,7 +314,10 @@ def held(server: TestServer) -> Iterator[asyncio.Event]:
         return await append(entries)
 
     with mock.patch.object(store_of(server), "append", wait):
-        yield release
+        try:
+            yield release
+        finally:
+            release.set()
 
 
 async def test_messages_and_notices_of_a_room_reach_that_room_only(start: Start) -> None:

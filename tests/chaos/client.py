@@ -136,11 +136,13 @@ class Client:
     async def speak(self) -> None:
         """Says something now and then, until all are to be quiet. Returns when nothing needs to be tried again."""
         while not self._record.quiet.is_set():
-            await asyncio.sleep(self._random.expovariate(1 / SENDING_SECONDS))
-            if self._keyed:
-                await self._post_until_answered()
-            elif self._raw:
-                await self._say(self._raw)
+            count = 1 if self._keyed else self._random.randint(1, self._window)
+            await asyncio.sleep(self._random.expovariate(1 / SENDING_SECONDS) * count)
+            for _ in range(count):
+                if self._keyed:
+                    await self._post_until_answered()
+                elif self._raw:
+                    await self._say(self._raw)
 
     def cut(self) -> bool:
         """Ends the connection, mostly without a word. False: there is none."""

@@ -170,7 +170,7 @@ class Run:
     def _trouble(self, postgres: Postgres, random: Random) -> None:
         random.choice([postgres.stop, postgres.kill, postgres.suspend])()
         self.counts[TROUBLES] += 1
-        time.sleep(random.choice([0, 0.1, 0.5, 3, 6]) if self._seconds >= SHORT_SECONDS else random.uniform(0, 0.5))
+        time.sleep(random.choice([0, 0.1, 0.5, 3, 6] if self._seconds >= SHORT_SECONDS else [0, 0.1, 0.5, 3]))
         postgres.start()
 
     # --- how it ends -------------------------------------------------------------------------------------------------
