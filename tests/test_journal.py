@@ -427,3 +427,49 @@ async def test_a_trim_that_fails_lets_the_next_append_through(writer: Writer, st
     writer.say("a")
     await turns()
     assert writer.offsets == [1]
+
+
+async def test_settle_does_not_wait_for_a_store_that_never_answers(writer: Writer, clock: Clock, store: Puppet) -> None:
+    store.shut("append")
+    writer.say("a")
+    settling = asyncio.create_task(writer.journal.settle())
+    await clock.push(STORE_SECONDS)
+    assert not settling.done()
+    await clock.push(PATIENCE - STORE_SECONDS)
+    assert settling.done()
+    assert type(writer.answer("a")) is StorageUnsure
+
+
+# What is called at the moment of the answer
+
+
+async def test_the_answer_comes_before_what_comes_after_it_is_delivered(store: Puppet) -> None:
+    told: list[object] = []
+    journal = Journal(store, lambda entry, stamp: told.append(stamp.offset))
+    for number in range(3):
+        journal.append(entry(number), told.append)
+    task = asyncio.create_task(journal.run())
+    await journal.settle()
+    task.cancel()
+    assert told == [1, None, 2, None, 3, None]
+
+
+async def test_who_is_refused_is_told_why(writer: Writer, store: Puppet) -> None:
+    told: list[Exception | None] = []
+    store.errors["append"] = StorageFull()
+    writer.journal.append(entry("a"), told.append)
+    await turns()
+    assert [type(error) for error in told] == [StorageFull]
+
+
+async def test_whoever_fails_to_be_told_costs_the_others_nothing(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(error: Exception | None) -> None:
+        raise RuntimeError("a bug")
+
+    writer.journal.append(entry("a"), break_down)
+    writer.say("b")
+    await writer.journal.settle()
+    assert writer.offsets == [1, 2]
+    assert [record.message for record in caplog.records] == ["delivery failed"]
