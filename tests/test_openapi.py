@@ -1,5 +1,6 @@
 """The description of the HTTP API: it is valid, and true."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,12 @@ def test_every_schema_is_used() -> None:
     text = str(document()["paths"]) + str(document()["components"]["schemas"])
     for name in document()["components"]["schemas"]:
         assert f"#/components/schemas/{name}" in text
+
+
+def test_what_no_store_can_keep_is_described_as_refused() -> None:
+    pattern = document()["components"]["schemas"]["Said"]["properties"]["body"]["pattern"]
+    assert re.search(pattern, "a\nb\n")
+    assert not re.search(pattern, "a\0b")
 
 
 def test_the_description_is_true(server: Server, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ POSITIONS = texts(OFFSET, 15) | st.builds(lambda a, b: f"{a}:{b}", texts("012345
 @given(POSITIONS)
 @example("1\n")
 @example("abc:1\n")
+@example("1\N{ARABIC-INDIC DIGIT THREE}")
 @example("abc\n:1")
 @example(":1")
 @example("abc:")
@@ -123,6 +124,7 @@ def test_requests_name_what_the_grammars_have(text: str) -> None:
 @example("1000")
 @example("1001")
 @example("-1")
+@example("1\N{ARABIC-INDIC DIGIT THREE}")
 @example("1\n")
 def test_a_history_is_a_number_and_clamped(text: str) -> None:
     allowed = not text or follows(text, OFFSET, 15)

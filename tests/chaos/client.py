@@ -146,12 +146,14 @@ class Client:
 
     def cut(self) -> bool:
         """Ends the connection, mostly without a word. False: there is none."""
-        if self._raw is None:
+        raw, self._raw = self._raw, None
+        if raw is None:
             return False
+        self._answered.set()
         if self._random.random() < 0.2:
-            self._raw.send(CLOSE, (1000).to_bytes(2, "big"))
+            raw.send(CLOSE, (1000).to_bytes(2, "big"))
         else:
-            self._raw.abort()
+            raw.abort()
         return True
 
     # --- the connection ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ has its share of trouble, too. The exit status is 1 if a promise was broken, or 
 import argparse
 import asyncio
 import contextlib
+import itertools
 import signal
 import sys
 import tempfile
@@ -137,12 +138,13 @@ class Run:
     async def _kill(self) -> None:
         """Makes trouble for as long as it takes."""
         random = self._random("kills")
+        troubles = itertools.cycle(random.sample(["stop", "kill", "suspend"], 3))
         end = time.monotonic() + self._seconds
         while (left := end - time.monotonic()) > 0:
             long = random.random() < 0.05
             await asyncio.sleep(min(left, random.uniform(2, 40) if long and left > 60 else random.uniform(0.2, 2)))
-            if self._postgres and random.random() < 0.4:
-                await asyncio.to_thread(self._trouble, self._postgres, random)
+            if self._postgres and random.random() < 0.5:
+                await asyncio.to_thread(self._trouble, self._postgres, next(troubles), random)
             else:
                 await asyncio.to_thread(self._restart, random)
 
@@ -167,8 +169,8 @@ class Run:
     def _start(self, *, wait: bool = True) -> None:
         self.server.start(wait=wait, STORE_URL=self._store, LOG_LEVEL="warn", RATE_LIMIT="0")
 
-    def _trouble(self, postgres: Postgres, random: Random) -> None:
-        random.choice([postgres.stop, postgres.kill, postgres.suspend])()
+    def _trouble(self, postgres: Postgres, trouble: str, random: Random) -> None:
+        getattr(postgres, trouble)()
         self.counts[TROUBLES] += 1
         time.sleep(random.choice([0, 0.1, 0.5, 3, 6] if self._seconds >= SHORT_SECONDS else [0, 0.1, 0.5, 3]))
         postgres.start()
