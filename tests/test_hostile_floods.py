@@ -17,6 +17,7 @@ async def test_a_flooder_is_closed_and_a_bystander_hardly_notices(server: Server
     assert connections >= 1
 
 
-@pytest.mark.parametrize("kind", ["pings", "byte_fragments", "cut_messages"])
+# Whole messages only flood a server that is fast enough to take more of them than RATE_LIMIT allows.
+@pytest.mark.parametrize("kind", ["pings", "byte_fragments", "bad_json"])
 async def test_of_ten_flooders_each_is_closed(server: Server, kind: str) -> None:
     await floods.run(server, seconds=0.5, kinds=kind, counts="10", slack=SLACK)
