@@ -18,7 +18,13 @@ LINES_PER_SECOND: Final = 10
 access = logging.getLogger("chatserver.access")
 
 _LIBRARIES: Final = ("aiohttp", "asyncio")
-_PEER_FAULTS: Final = (HttpProcessingError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+_PEER_FAULTS: Final = (
+    HttpProcessingError,
+    web.RequestPayloadError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+)
 _LEVELS: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
 
 
