@@ -40,6 +40,13 @@ class Unauthorized(ChatError):
     text = "unauthorized"
 
 
+class UnknownChannel(ChatError):
+    """The channel's namespace isn't configured."""
+
+    code = 102
+    text = "unknown channel"
+
+
 class PermissionDenied(ChatError):
     """Not allowed, whoever asks."""
 
@@ -47,11 +54,53 @@ class PermissionDenied(ChatError):
     text = "permission denied"
 
 
+class MethodNotFound(ChatError):
+    """There is no such procedure."""
+
+    code = 104
+    text = "method not found"
+
+
+class AlreadySubscribed(ChatError):
+    """The connection is a member already."""
+
+    code = 105
+    text = "already subscribed"
+
+
+class LimitExceeded(ChatError):
+    """More subscriptions than a connection may have."""
+
+    code = 106
+    text = "limit exceeded"
+
+
 class BadRequest(ChatError):
     """What was asked for makes no sense; the text says what is wrong."""
 
     code = 107
     text = "bad request"
+
+
+class NotAvailable(ChatError):
+    """The channel doesn't have that."""
+
+    code = 108
+    text = "not available"
+
+
+class TokenExpired(ChatError):
+    """A newer token is needed."""
+
+    code = 109
+    text = "token expired"
+
+
+class Expired(ChatError):
+    """A subscription's newer token is too old itself."""
+
+    code = 110
+    text = "expired"
 
 
 class TooManyMessages(ChatError):
@@ -68,7 +117,7 @@ class Unrecoverable(ChatError):
     """What followed a position isn't kept any more, or the position is none of this log."""
 
     code = 112
-    text = "cannot resume from there: read from scratch"
+    text = "unrecoverable position"
 
 
 class NotJSON(ChatError):
@@ -215,6 +264,20 @@ class ServiceRestart(Disconnect):
     reason = "server restart"
 
 
+class ConnectionExpired(Disconnect):
+    """The connection's token ran out, and no newer one came."""
+
+    code = 3005
+    reason = "connection expired"
+
+
+class SubscriptionExpired(Disconnect):
+    """The token of a subscription that the server made ran out."""
+
+    code = 3006
+    reason = "subscription expired"
+
+
 class Slow(Disconnect):
     """The client doesn't read as fast as its rooms speak."""
 
@@ -234,3 +297,45 @@ class NoPong(Disconnect):
 
     code = 3012
     reason = "no pong"
+
+
+class TooManyRequests(Disconnect):
+    """Far more than the rate limit allows."""
+
+    code = 3013
+    reason = "too many requests"
+
+
+class InvalidToken(Disconnect):
+    """A token that doesn't count, whatever is wrong with it."""
+
+    code = 3500
+    reason = "invalid token"
+
+
+class Malformed(Disconnect):
+    """Not the Centrifuge protocol, or not in its order."""
+
+    code = 3501
+    reason = "bad request"
+
+
+class Stale(Disconnect):
+    """The client didn't say in time who it is."""
+
+    code = 3502
+    reason = "stale"
+
+
+class ForceDisconnect(Disconnect):
+    """An operator's program said so."""
+
+    code = 3503
+    reason = "force disconnect"
+
+
+class NotPermitted(Disconnect):
+    """Nobody without a token is let in."""
+
+    code = 3507
+    reason = "permission denied"

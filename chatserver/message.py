@@ -1,5 +1,6 @@
 """The vocabulary: clients send commands, the server tells events. Frozen values that know no I/O."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -22,11 +23,30 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Info:
+    """Who somebody is, as the members of a room are told."""
+
+    user: str
+    """What a token says; empty for those who have shown none."""
+    client: str
+    """The connection's id."""
+    conn: str = ""
+    """JSON that goes with the connection; empty: none."""
+    chan: str = ""
+    """JSON that goes with the membership; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Say `body` in `room`."""
 
     body: str
     room: str = LOBBY
+    data: str = ""
+    """JSON: what is said, if that is more than a text. Its string field `body` is then `body`, which is empty where
+    it has none."""
+    key: str | None = None
+    """The sender's own name for it: the same again is stored once."""
 
 
 Command: TypeAlias = Publish
@@ -37,7 +57,16 @@ class Message:
     """`user` said `body`."""
 
     user: str
-    body: str
+    body: str | None
+    """None: what was said has no text in it."""
+    room: str = LOBBY
+    data: str = ""
+    """JSON: all that was said; empty: just `body`."""
+    offset: int = 0
+    """In the log of `room`; 0 where members aren't told."""
+    info: Info | None = None
+    """Who said it; None: a program, not a member."""
+    tags: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +74,8 @@ class Joined:
     """`user` connected."""
 
     user: str
+    room: str = LOBBY
+    info: Info | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +83,8 @@ class Left:
     """`user` disconnected."""
 
     user: str
+    room: str = LOBBY
+    info: Info | None = None
 
 
 @dataclass(frozen=True, slots=True)

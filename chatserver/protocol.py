@@ -32,7 +32,7 @@ class Codec(Protocol):
         """The command in a text frame. Raises `ChatError` for what the sender is to be told."""
 
     def encode(self, event: Event) -> bytes:
-        """The piece that stands for `event`."""
+        """The piece that stands for `event`; empty if those who speak this protocol aren't told of it."""
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
         """Whole WebSocket frames that carry `pieces`, in order."""
@@ -69,8 +69,9 @@ class Simple:
         return Publish(message.body)
 
     def encode(self, event: Event) -> bytes:
-        frame = _Frame(CHAT, event.body) if isinstance(event, Message) else _Frame(SYSTEM, _notice(event))
-        return frames.text(self._encode(frame))
+        if not isinstance(event, Message):
+            return frames.text(self._encode(_Frame(SYSTEM, _notice(event))))
+        return b"" if event.body is None else frames.text(self._encode(_Frame(CHAT, event.body)))
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -100,7 +100,7 @@ class Door:
                 await transport.prepare(request)
                 await self._converse(transport, user, address, room, start)
         except Unrecoverable as error:
-            raise web.HTTPGone(text=f"after: {error}") from None
+            raise web.HTTPGone(text=f"after: cannot resume from there: {error}") from None
         except StorageUnavailable:
             raise web.HTTPServiceUnavailable(text="storage unavailable", headers=admission.retry()) from None
         finally:

@@ -39,7 +39,7 @@ class Room:
 class Shouting(Simple):
     def encode(self, event: Event) -> bytes:
         assert isinstance(event, Message)
-        return super().encode(Message(event.user, event.body.upper()))
+        return super().encode(Message(event.user, (event.body or "").upper()))
 
 
 class Broken(Simple):

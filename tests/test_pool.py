@@ -131,7 +131,7 @@ async def test_codecs_do_not_get_in_each_others_way(pool: Pool, clock: Clock) ->
     class Shouting(Simple):
         def encode(self, event: Event) -> bytes:
             assert isinstance(event, Message)
-            return super().encode(Message(event.user, event.body.upper()))
+            return super().encode(Message(event.user, (event.body or "").upper()))
 
     members = [await enter(pool, codec=codec) for codec in (Simple(), Shouting())]
     say(pool, "a", "b")
