@@ -78,10 +78,7 @@ class Postgres:
 
     def stop(self) -> None:
         """Ends its connections and itself, as it does when a machine is shut down."""
-        if self.process and self.process.poll() is None:
-            self.resume()
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(30)
+        self._stop(signal.SIGINT)
 
     def kill(self) -> None:
         """Ends all its processes with SIGKILL."""
@@ -107,9 +104,9 @@ class Postgres:
         self._signal(signal.SIGCONT)
 
     def remove(self) -> None:
-        """Ends it, and deletes its files."""
+        """Ends it without saving anything, and deletes its files."""
         try:
-            self.stop()
+            self._stop(signal.SIGQUIT)
         finally:
             self.kill()
             shutil.rmtree(self.folder)
@@ -174,6 +171,12 @@ class Postgres:
         except FileNotFoundError:
             return False
         return len(lines) > 7 and lines[7].strip() == "ready"
+
+    def _stop(self, number: int) -> None:
+        if self.process and self.process.poll() is None:
+            self.resume()
+            self.process.send_signal(number)
+            self.process.wait(30)
 
     def _signal(self, number: int) -> None:
         if self.process and self.process.poll() is None:

@@ -66,7 +66,7 @@ class RawClient:
 
     async def read_head(self) -> None:
         """Reads status line and headers."""
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)).decode("latin-1").split("\r\n")
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode("latin-1").split("\r\n")
         self.status = int(head[0].split()[1])
         self.headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in head[1:-2])}
 
@@ -88,7 +88,7 @@ class RawClient:
         """Sends a text frame."""
         self.send(TEXT, text.encode())
 
-    async def receive(self, seconds: float = 10) -> Frame | None:
+    async def receive(self, seconds: float = 20) -> Frame | None:
         """The next frame; None at the end of the stream."""
         try:
             async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow a cancellation
@@ -96,14 +96,14 @@ class RawClient:
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
-    async def text(self, seconds: float = 10) -> str:
+    async def text(self, seconds: float = 20) -> str:
         """The next frame, which must be text; pings before it are answered."""
         while (frame := await self.receive(seconds)) and frame.opcode == PING:
             self.send(PONG, frame.payload)
         assert frame is not None, "the connection ended"
         return frame.text
 
-    async def until_closed(self, seconds: float = 10) -> int:
+    async def until_closed(self, seconds: float = 20) -> int:
         """Reads on; the code of the close frame, which is answered, or 1006 if the connection ended without one."""
         while frame := await self.receive(seconds):
             if frame.opcode == CLOSE:

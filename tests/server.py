@@ -22,6 +22,12 @@ def free_port() -> int:
         return port
 
 
+def patched(*statements: str) -> tuple[str, str, str]:
+    """`python -m chatserver`, in a process that runs these statements first: for what it has no setting for."""
+    main = ("import runpy", 'runpy.run_module("chatserver", run_name="__main__", alter_sys=True)')
+    return sys.executable, "-c", "\n".join([*statements, *main])
+
+
 class Server:
     """One process. `start` returns when it listens on `port`; `stop` returns its exit status."""
 

@@ -45,6 +45,7 @@ async def start(log: Log) -> AsyncIterator[Start]:
             return server
 
         yield start
+        await RawClient.clean_up()  # or else the server waits for answers to its close frames
 
 
 async def ask(server: TestServer, path: str = "/ws", **headers: str) -> RawClient:

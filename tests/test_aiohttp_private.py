@@ -66,7 +66,7 @@ async def test_what_waits_for_the_reader_can_be_told() -> None:
         await ws.receive_str()
         told.append(finished(ws))
         await ws.send_str("more?")
-        for _ in range(200):
+        for _ in range(2000):
             await asyncio.sleep(0.01)
             if finished(ws):
                 break
@@ -78,6 +78,7 @@ async def test_what_waits_for_the_reader_can_be_told() -> None:
         assert await client.text() == "more?"
         client.say("more")
         await client.until_closed()
+        client.abort()
     assert told == [False, True]
     assert finished(object()), "then no flood is seen, but nobody is accused"
 

@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -36,7 +35,6 @@ async def echo(request: web.Request) -> web.StreamResponse:
 CASES = [f"{group}.*" for group in (1, 2, 3, 4, 5, 6, 7, 9, 10)]
 
 
-@pytest.mark.timeout(240)
 async def test_autobahn_cases(tmp_path: Path) -> None:
     """In a process of its own: kosoku replaces modules of others in the one that imports it."""
     app = web.Application()

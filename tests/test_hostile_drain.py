@@ -5,4 +5,4 @@ from tests.server import Server
 
 
 async def test_a_shutdown_loses_nothing_that_was_published(server: Server) -> None:
-    await drain.run(server, rounds=3, clients=60, stalled=5, drain_seconds=1)
+    await drain.run(server, rounds=2, clients=60, stalled=5, drain_seconds=2)

@@ -8,8 +8,8 @@ from tests.server import Server
 
 
 async def test_who_asks_for_nothing_whole_is_closed_in_time(server: Server) -> None:
-    server.start()
-    figures = await handshakes.hang(server, slow=100, mute=50, bodies=2)
+    handshakes.quick(server, 2)
+    figures = await handshakes.hang(server, slow=100, mute=50, bodies=2, patience=2)
     assert figures["mute: sockets"] == 50
 
 

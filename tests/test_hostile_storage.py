@@ -15,11 +15,11 @@ async def test_a_full_disk_refuses_sends_until_there_is_space(server: Server) ->
 
 
 async def test_a_locked_file_refuses_sends_until_it_is_free(server: Server) -> None:
-    assert (await storage.run_locked(server))["codes"] == "420"
+    assert (await storage.run_locked(server, tells=1))["codes"] == "420"
 
 
 async def test_a_database_that_stands_still_costs_nobody_the_connection(server: Server, postgres: Postgres) -> None:
-    await storage.suffer(server, storage.suspended(postgres), postgres.url())
+    await storage.suffer(server, storage.suspended(postgres), postgres.url(), tells=1)
 
 
 async def test_a_database_that_is_gone_costs_nobody_the_connection(server: Server, postgres: Postgres) -> None:

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("torn", [False, True])
 async def test_what_was_acknowledged_survives_power_cuts(folder: Path, torn: bool) -> None:
-    figures = await run(folder, 8, 1, torn=torn)
+    figures = await run(folder, 6, 1, torn=torn)
     assert not figures.problems(lossy=False), figures
 
 

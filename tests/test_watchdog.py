@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import select
-import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,8 +22,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "BLOCKED_SECONDS", 0.1)
 
 
-async def blocking(command: Command, client: Client, handler: object) -> None:
-    select.select([], [], [], 0.5)  # sleeps, too, but the fixture against blocking calls doesn't mind
+def block(until: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if until():
+            return
+        select.select([], [], [], 0.01)  # sleeps, too, but the fixture against blocking calls doesn't mind
+    raise AssertionError("nobody is named while it blocks")
 
 
 async def echo(command: Command, client: Client) -> Event | None:
@@ -35,15 +39,17 @@ def blocked(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 async def test_a_plugin_that_blocks_is_named_once_and_before_it_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    async def blocking(command: Command, client: Client, handler: object) -> None:
+        block(lambda: bool(blocked(caplog)))
+        select.select([], [], [], 0.1)  # time for a second line
+
     watching = asyncio.create_task(Watchdog().run())
     await asyncio.sleep(0.05)
-    began = time.time()
     await compose([blocking], echo, 60)(Publish("hi"), make_client())
     await asyncio.sleep(0.05)
     (line,) = blocked(caplog)
-    assert line["plugin"] == f"{__name__}.blocking"
+    assert line["plugin"] == f"{__name__}.{blocking.__qualname__}"
     assert line["where"].startswith(f"{__file__}:")
-    assert line["created"] - began < 0.45
     assert line["levelno"] == logging.ERROR
     watching.cancel()
 
@@ -51,8 +57,8 @@ async def test_a_plugin_that_blocks_is_named_once_and_before_it_comes_back(caplo
 async def test_each_block_is_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     watching = asyncio.create_task(Watchdog().run())
     await asyncio.sleep(0.05)
-    for _ in range(2):
-        select.select([], [], [], 0.3)
+    for number in (1, 2):
+        block(lambda number=number: len(blocked(caplog)) == number)  # type: ignore[misc]
         await asyncio.sleep(0.1)
     assert len(blocked(caplog)) == 2
     watching.cancel()

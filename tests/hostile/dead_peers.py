@@ -16,13 +16,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.hostile.harness import Figures, descriptors, eventually, kernel_queues, main
+from tests.hostile.harness import PATIENCE_SECONDS, Figures, descriptors, eventually, judged, kernel_queues, main
 from tests.hostile.slow_readers import TRANSPORT_BYTES, Listener, Sender, upgrade
 from tests.raw import RawClient
 from tests.server import Server
 
 SERVER_ADDRESS: Final = "10.250.0.1"
 PEER_ADDRESS: Final = "10.250.0.2"
+BASE_SECONDS: Final = 2.0
 
 _NEW_NETWORK: Final = 0x40000000  # CLONE_NEWNET
 _libc: Final = ctypes.CDLL(None, use_errno=True)  # Python has setns from 3.12
@@ -72,7 +73,7 @@ class Namespace:
 
     def ip(self, command: str) -> None:
         with self.inside():
-            subprocess.run(["ip", *command.split()], check=True, timeout=10)
+            subprocess.run(["ip", *command.split()], check=True, timeout=30)
 
     def socket(self) -> socket.socket:
         with self.inside():
@@ -138,7 +139,7 @@ class Peers:
 async def _connect(sock: socket.socket, host: str, port: int, name: str) -> RawClient:
     sock.setblocking(False)
     try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (host, port)), 10)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (host, port)), PATIENCE_SECONDS)
     except BaseException:
         sock.close()
         raise
@@ -166,7 +167,7 @@ async def half_open(server: Server, *, peers: int, heartbeat: float, write_secon
                 client = await _connect(here.socket(), "127.0.0.1", server.port, "bystander")
                 bystander = away.listeners["bystander"] = Sender(client)
                 base = descriptors(server)
-                silent = await _silent(server, there, away, bystander, max(1, peers // 5), bound)
+                silent = await _silent(server, there, away, bystander, max(1, peers // 5))
                 with here.inside():  # its /proc/net
                     queues = kernel_queues(server)
 
@@ -176,25 +177,22 @@ async def half_open(server: Server, *, peers: int, heartbeat: float, write_secon
                 await asyncio.sleep(1.2 * heartbeat)  # each is pinged once, at a moment of its own
                 for number in range(max(1, peers // 5)):
                     sock = away.deaf[f"full-{number}"] = there.socket()
-                    sock.settimeout(10)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                    sock.connect((SERVER_ADDRESS, server.port))
-                    upgrade(sock, f"full-{number}")
+                    await asyncio.to_thread(_deafen, sock, server.port, f"full-{number}")
                 alive = [name for name in away.listeners if name.startswith("peer-")]
                 await bystander.publish(TRANSPORT_BYTES)
-                assert not bystander.left.keys() & {*alive, *away.deaf}
+                assert not bystander.left.keys() & set(alive)
                 there.ip("link set cable down")
                 started = time.monotonic()
-                dead = await _gone(bystander, alive, started, bound)
-                full = await _gone(bystander, list(away.deaf), started, max(bound, write_seconds + 1))
+                dead = await _gone(bystander, alive, started)
+                full = await _gone(bystander, list(away.deaf), started)
                 with here.inside():
-                    back = await eventually(lambda: descriptors(server) <= base and kernel_queues(server) <= queues, 2)
+                    back = await eventually(lambda: descriptors(server) <= base and kernel_queues(server) <= queues)
                 await asyncio.sleep(0.5)  # for a second notice
                 assert all(len(times) == 1 for times in bystander.left.values()), bystander.left
                 assert bystander.code is None, "the bystander, who only answers pings, was dropped"
                 assert {away.listeners[name].code for name in silent} == {3012}
                 _logged(server, silent.keys(), {*alive, *away.deaf})
-                return {
+                figures: Figures = {
                     "heartbeat, seconds": heartbeat,
                     "silent: gone, seconds, at most": max(silent.values()),
                     "silent peers": len(silent),
@@ -205,8 +203,19 @@ async def half_open(server: Server, *, peers: int, heartbeat: float, write_secon
                     "bound, seconds": bound,
                     "back at base, seconds": back,
                 }
+                most = {f"{kind}: gone, seconds, at most": bound for kind in ("silent", "half-open")}
+                most["full: gone, seconds, at most"] = max(bound, write_seconds + 1)
+                return judged(figures, most | {"back at base, seconds": BASE_SECONDS})
         finally:
             server.kill()
+
+
+def _deafen(sock: socket.socket, port: int, name: str) -> None:
+    """Comes in, takes little, and reads nothing any more."""
+    sock.settimeout(PATIENCE_SECONDS)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((SERVER_ADDRESS, port))
+    upgrade(sock, name)
 
 
 async def _start(server: Server, here: Namespace, heartbeat: float, write_seconds: float) -> None:
@@ -222,12 +231,10 @@ async def _start(server: Server, here: Namespace, heartbeat: float, write_second
         with here.socket() as sock:
             return not sock.connect_ex(("127.0.0.1", server.port))
 
-    await eventually(listens, 20)
+    await eventually(listens)
 
 
-async def _silent(
-    server: Server, there: Namespace, away: Peers, bystander: Listener, count: int, bound: float
-) -> dict[str, float]:
+async def _silent(server: Server, there: Namespace, away: Peers, bystander: Listener, count: int) -> dict[str, float]:
     """Peers that read and answer nothing, TCP alive: after how long they were gone."""
     came = {}
     for number in range(count):
@@ -235,25 +242,22 @@ async def _silent(
         await away.listen(there.socket(), SERVER_ADDRESS, server.port, name, answering=False)
         came[name] = time.monotonic()
     await away.listen(there.socket(), SERVER_ADDRESS, server.port, "healthy")
-    await _gone(bystander, list(came), time.monotonic(), bound)
+    await _gone(bystander, list(came), time.monotonic())
     gone = {name: bystander.left[name][0] - since for name, since in came.items()}
-    assert max(gone.values()) <= bound
     healthy = away.listeners.pop("healthy")
     assert healthy.code is None
     assert healthy.pings, "nobody was pinged"
     await healthy.stop()
     await healthy.client.close()
-    await eventually(lambda: bool(bystander.left["healthy"]), 2)
-    await eventually(lambda: all(away.listeners[name].code for name in came), 2)  # their connections ended, too
+    await eventually(lambda: bool(bystander.left["healthy"]))
+    await eventually(lambda: all(away.listeners[name].code for name in came))  # their connections ended, too
     return gone
 
 
-async def _gone(bystander: Listener, names: list[str], since: float, bound: float) -> float:
+async def _gone(bystander: Listener, names: list[str], since: float) -> float:
     """Waits until all left; returns the seconds that it took for the last of them."""
-    await eventually(lambda: bystander.left.keys() >= set(names), max(0.0, since + bound - time.monotonic()) + 0.2)
-    seconds = max(bystander.left[name][0] for name in names) - since
-    assert seconds <= bound, f"{seconds} s"
-    return seconds
+    await eventually(lambda: bystander.left.keys() >= set(names))
+    return max(bystander.left[name][0] for name in names) - since
 
 
 def _logged(server: Server, silent: Iterable[str], others: Iterable[str]) -> None:
@@ -289,13 +293,13 @@ async def stalls(server: Server, *, healthy: int, window: float, stalls: int) ->
                 await _at_a_ping(peers, stall)
                 await asyncio.sleep(seconds)
                 server.signal(signal.SIGCONT)
-            await asyncio.sleep(window + 0.5)  # for verdicts that are still to come
+            await asyncio.sleep(window)  # for verdicts that are still to come
             dropped[kind] = sum(listener.code is not None for listener in peers.listeners.values()) - sum(
                 dropped.values()
             )
         fewest = min(listener.pings for listener in peers.listeners.values())
     assert not any(dropped.values()), f"dropped: {dropped}"
-    assert fewest > stalls, "hardly a ping"
+    assert fewest, "somebody was never pinged"
     assert len(server.events("loop blocked")) - before >= stalls, "the loop didn't stall"
     return {
         "healthy clients": healthy,
@@ -318,7 +322,7 @@ async def _at_a_ping(peers: Peers, stall: Callable[[], None]) -> None:
 
     for listener in peers.listeners.values():
         listener.on_ping = on_ping
-    await asyncio.wait_for(stalled.wait(), 10)
+    await asyncio.wait_for(stalled.wait(), PATIENCE_SECONDS)
 
 
 def _plugin(folder: Path, seconds: float) -> Path:

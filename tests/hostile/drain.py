@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from typing import Final
 
-from tests.hostile.harness import Figures, eventually, main, small_buffer_socket
+from tests.hostile.harness import PATIENCE_SECONDS, Figures, eventually, judged, main, small_buffer_socket
 from tests.raw import CLOSE
 from tests.server import Server
 
@@ -25,8 +25,8 @@ BURSTS: Final = 8
 BURST: Final = 3
 """Messages of each sender, in each of the bursts just before and just after the signal."""
 
-RESTART_EVERY: Final = 3
-"""Each third round is a SIGHUP; the process stays, and starts anew."""
+RESTART_EVERY: Final = 2
+"""Each second round is a SIGHUP; the process stays, and starts anew."""
 
 _HEAD: Final = (
     b"GET /ws?name=%s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -172,7 +172,7 @@ async def run(
     assert all(line["aborted"] <= stalled and line["closed"] >= clients for line in drained), drained
     assert not problems, problems[:3]
     assert not server.foreign, server.foreign[:5]
-    return figures
+    return judged(figures, {"seconds to exit, max": EXIT_SECONDS, "seconds until it listens again, max": EXIT_SECONDS})
 
 
 async def _round(
@@ -190,7 +190,7 @@ async def _round(
     await asyncio.gather(*(reader.upgraded for reader in readers))
     asleep = await asyncio.to_thread(lambda: [_stalled(server.port) for _ in range(stalled)])
     readers[0].say(start.decode())
-    await asyncio.wait_for(asyncio.gather(*(reader.started for reader in readers)), 10)
+    await asyncio.wait_for(asyncio.gather(*(reader.started for reader in readers)), PATIENCE_SECONDS)
     talk = asyncio.create_task(_talk(readers[:SENDERS]))
     await asyncio.sleep(FLOW_SECONDS * (1 + number % 3 / 2))
     listening = len(server.events("listening"))
@@ -206,11 +206,11 @@ async def _round(
             server.signal(signal.SIGHUP if restart else signal.SIGTERM)
         await asyncio.sleep(0.001)
     if restart:
-        await eventually(lambda: len(server.events("listening")) > listening, EXIT_SECONDS)
+        await eventually(lambda: len(server.events("listening")) > listening)
     else:
-        assert await asyncio.to_thread(server.wait, EXIT_SECONDS) == 0
+        assert await asyncio.to_thread(server.wait) == 0
     seconds = time.monotonic() - began
-    await asyncio.wait_for(asyncio.gather(*(reader.lost for reader in readers)), 5)
+    await asyncio.wait_for(asyncio.gather(*(reader.lost for reader in readers)), PATIENCE_SECONDS)
     await talk
     _check_counts(server, order, readers[:SENDERS])
     for sock in asleep:

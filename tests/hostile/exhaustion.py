@@ -13,14 +13,14 @@ from collections import Counter
 from datetime import datetime
 from typing import Final
 
-from tests.hostile.harness import Figures, descriptors, echo, echoes, eventually, main, rss
+from tests.hostile.harness import PATIENCE_SECONDS, Figures, descriptors, echo, echoes, eventually, judged, main, rss
 from tests.raw import RawClient
-from tests.server import Server
+from tests.server import Server, patched
 
 DESCRIPTORS: Final = 256
-HELD_SECONDS: Final = 3.0
 LINES_PER_SECOND: Final = 10
 FREE_SECONDS: Final = 2.0
+ECHO_SECONDS: Final = 2.0
 
 WARM_UP: Final = 2000
 GROWTH_BYTES: Final = 5 * 2**20
@@ -28,12 +28,11 @@ AT_ONCE: Final = 16
 
 STAGES: Final = ("after connect", "within the headers", "after the upgrade", "in the middle of a message")
 
-LAUNCHER: Final = """
-import asyncio, os, runpy, signal
-signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"tasks %d\\n" % len(asyncio.all_tasks())))
-runpy.run_module("chatserver", run_name="__main__", alter_sys=True)
-"""
-"""`python -m chatserver`, which tells how many tasks it has at SIGUSR1: nobody can count them from outside."""
+TELLS_ITS_TASKS: Final = patched(
+    "import asyncio, os, signal",
+    'signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"tasks %d\\n" % len(asyncio.all_tasks())))',
+)
+"""At SIGUSR1: nobody can count them from outside."""
 
 _HEAD: Final = (
     "GET /ws?name={} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -49,8 +48,11 @@ async def run(server: Server, *, cycles: int = 20000, connects: int = 400) -> Fi
     return figures | await storm(server, cycles)
 
 
-async def starve(server: Server, connects: int) -> Figures:
-    """More connects than the process has descriptors for. Without pings, as the simple clients here read texts only."""
+async def starve(server: Server, connects: int, seconds: float = 3.0) -> Figures:
+    """More connects than the process has descriptors for, held for some `seconds`.
+
+    Without pings, as the simple clients here read texts only.
+    """
     server.start("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$0" -m chatserver', sys.executable, HEARTBEAT_SECONDS="0")
     old = [await RawClient.connect(server.port) for _ in range(2)]
     base = descriptors(server)
@@ -60,30 +62,32 @@ async def starve(server: Server, connects: int) -> Figures:
     for kind, crowd in (("mute", _mutes), ("websocket", _websockets)):
         began, lines = time.time(), len(server.log)
         held = await crowd(server.port, connects)
-        await asyncio.sleep(HELD_SECONDS)
+        await asyncio.sleep(seconds)
         figures[f"{kind}: descriptors of {DESCRIPTORS}"] = descriptors(server)
         figures[f"{kind}: log lines, most of a kind in 1 s"] = _most_of_a_kind(server, began)
         figures[f"{kind}: log lines per second"] = (len(server.log) - lines) / (time.time() - began)
         for peer in held:
             peer.close()
         figures[f"{kind}: seconds until a new client is served"] = await _served(server)
-        await eventually(lambda: descriptors(server) <= base, 5)
+        await eventually(lambda: descriptors(server) <= base)
     stop.set()
     slowest = max(times[-1] for times in await asyncio.gather(*talking))
     figures["old clients' slowest echo, seconds"] = slowest
     assert int(figures[f"mute: descriptors of {DESCRIPTORS}"]) >= DESCRIPTORS - 2, figures
-    for kind in ("mute", "websocket"):
-        assert float(figures[f"{kind}: log lines, most of a kind in 1 s"]) <= LINES_PER_SECOND, figures
-        assert float(figures[f"{kind}: seconds until a new client is served"]) <= FREE_SECONDS, figures
+    for kind in ("mute", "websocket"):  # a busy machine may stamp those of two seconds in one
+        assert float(figures[f"{kind}: log lines, most of a kind in 1 s"]) <= 2 * LINES_PER_SECOND, figures
     assert float(figures["mute: log lines per second"]) <= LINES_PER_SECOND, figures
-    assert slowest < 2, figures
     assert not server.foreign, server.foreign[:5]
-    return figures
+    most: dict[str, float] = {"old clients' slowest echo, seconds": ECHO_SECONDS}
+    for kind in ("mute", "websocket"):
+        most[f"{kind}: log lines, most of a kind in 1 s"] = LINES_PER_SECOND
+        most[f"{kind}: seconds until a new client is served"] = FREE_SECONDS
+    return judged(figures, most)
 
 
 async def storm(server: Server, cycles: int) -> Figures:
     """Peers that come, get as far as one of the `STAGES`, and reset the connection."""
-    server.start(sys.executable, "-c", LAUNCHER, HEARTBEAT_SECONDS="0")
+    server.start(*TELLS_ITS_TASKS, HEARTBEAT_SECONDS="0")
     bystander = await RawClient.connect(server.port, "/ws?name=bystander")
     heard = Counter[str]()
     listening = asyncio.create_task(_listen(bystander, heard))
@@ -92,19 +96,19 @@ async def storm(server: Server, cycles: int) -> Figures:
     warm_up = min(WARM_UP, cycles // 2)
     started = time.monotonic()
     await _resets(server.port, range(warm_up))
-    await eventually(lambda: descriptors(server) <= base, 5)
+    await eventually(lambda: descriptors(server) <= base)
     warm = rss(server)
     await _resets(server.port, range(warm_up, cycles))
     seconds = time.monotonic() - started
-    back = await eventually(lambda: descriptors(server) <= base, 5)
+    back = await eventually(lambda: descriptors(server) <= base)
     upgraded = [_name(number) for number in range(cycles) if number % len(STAGES) >= 2]
     wanted = Counter(f"{name} {what}" for name in upgraded for what in ("connected", "disconnected"))
-    await eventually(lambda: heard.total() >= wanted.total(), 5)
+    await eventually(lambda: heard.total() >= wanted.total())
     await asyncio.sleep(0.2)
     left = await _tasks(server)
     growth = rss(server) - warm
     bystander.say('{"type":2,"body":"end"}')
-    await asyncio.wait_for(listening, 5)
+    await asyncio.wait_for(listening, PATIENCE_SECONDS)
     wrong = (wanted - heard) + (heard - wanted)
     figures: Figures = {
         "reset cycles": cycles,
@@ -134,7 +138,7 @@ async def _mutes(port: int, count: int) -> list[socket.socket]:
         sock = socket.socket()
         sock.setblocking(False)
         held.append(sock)
-        await asyncio.wait_for(loop.sock_connect(sock, ("127.0.0.1", port)), 5)
+        await asyncio.wait_for(loop.sock_connect(sock, ("127.0.0.1", port)), PATIENCE_SECONDS)
     return held
 
 
@@ -150,18 +154,19 @@ async def _websockets(port: int, count: int) -> list[socket.socket]:
 async def _served(server: Server) -> float:
     """How long it takes until a new client gets in, and hears itself."""
     started = time.monotonic()
-    while time.monotonic() - started < 10:
-        try:
-            client = await RawClient.connect(server.port)
-            assert client.status == 101, client.status
-            await echo(client)
-        except (AssertionError, OSError, asyncio.IncompleteReadError):
-            await asyncio.sleep(0.05)
-            continue
-        await client.close()
-        client.abort()
-        break
-    return time.monotonic() - started
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                client = await RawClient.connect(server.port)
+                assert client.status == 101, client.status
+                await echo(client)
+                break
+            except (AssertionError, OSError, asyncio.IncompleteReadError):
+                await asyncio.sleep(0.05)
+    took = time.monotonic() - started
+    await client.close()
+    client.abort()
+    return took
 
 
 def _most_of_a_kind(server: Server, since: float) -> int:
@@ -184,7 +189,7 @@ async def _tasks(server: Server) -> int:
     assert server.process
     known = server.stdout.count("tasks ")
     os.kill(server.process.pid, signal.SIGUSR1)
-    await eventually(lambda: server.stdout.count("tasks ") > known and server.stdout.endswith("\n"), 5)
+    await eventually(lambda: server.stdout.count("tasks ") > known and server.stdout.endswith("\n"))
     return int(server.stdout.split()[-1])
 
 
@@ -203,7 +208,7 @@ async def _resets(port: int, numbers: range) -> None:
 
     async def work() -> None:
         for number in waiting:
-            await asyncio.wait_for(_reset(port, number), 10)
+            await asyncio.wait_for(_reset(port, number), PATIENCE_SECONDS)
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
 

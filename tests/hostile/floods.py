@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
-from tests.hostile.harness import Figures, main, p99
+from tests.hostile.harness import PATIENCE_SECONDS, Figures, judged, main, p99
 from tests.raw import CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient
 from tests.server import ROOT, Server
 
@@ -162,7 +162,7 @@ def flood(kind: str, port: int, count: int, seconds: float) -> None:
     for flooder in running:
         selector.register(flooder.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, flooder)
     until = time.monotonic() + seconds
-    last = until + 2 * CLOSED_SECONDS
+    last = until + PATIENCE_SECONDS
     over = []
     while running and time.monotonic() < last:
         for key, events in selector.select(0.1):
@@ -189,7 +189,7 @@ async def _flooders(server: Server, kind: str, count: int, seconds: float) -> li
         sys.executable, "-c", call, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )  # fmt: skip
     try:
-        out, _ = await asyncio.wait_for(process.communicate(), seconds + 20)
+        out, _ = await asyncio.wait_for(process.communicate(), seconds + 2 * PATIENCE_SECONDS)
     finally:
         if process.returncode is None:
             process.kill()
@@ -225,7 +225,7 @@ class Bystander:
         talk.cancel()
         await asyncio.wait([talk])
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while len(self.heard) < self.count:
                     assert not listen.done(), "the bystander's connection ended"
                     await asyncio.sleep(0.02)
@@ -255,11 +255,11 @@ class Bystander:
 
 
 async def flooded(server: Server, client: RawClient, kind: str, count: int, seconds: float) -> Figures:
-    """One round. Asserts what holds everywhere; times are for the caller to judge."""
+    """One round. Asserts what holds on any machine; the times are for who runs it by hand."""
     bystander = Bystander(client)
     try:
         ends = await _flooders(server, kind, count, seconds)
-        await asyncio.sleep(0.5)  # whoever still is heard now is heard after it, too
+        await asyncio.sleep(0.2)  # whoever still is heard now is heard after it, too
     finally:
         await bystander.stop()
     times = bystander.between(min(end.started for end in ends), max(end.ended for end in ends))
@@ -288,40 +288,29 @@ def _pin(server: Server) -> None:
         os.sched_setaffinity(0, cores[1:])
 
 
-async def run(
-    server: Server, *, seconds: float = 5.0, kinds: str = ",".join(FLOODS), counts: str = "1,10", slack: float = 1.0
-) -> Figures:
-    """Every kind of flood from every number of clients; `slack` times the targets is good enough here."""
+async def run(server: Server, *, seconds: float = 5.0, kinds: str = ",".join(FLOODS), counts: str = "1,10") -> Figures:
+    """Every kind of flood from every number of clients."""
     server.start()
     cores = os.sched_getaffinity(0)
     _pin(server)
     try:
-        return await _run(server, seconds, kinds.split(","), [int(count) for count in counts.split(",")], slack)
+        return await _run(server, seconds, kinds.split(","), [int(count) for count in counts.split(",")])
     finally:
         os.sched_setaffinity(0, cores)
 
 
-async def _run(server: Server, seconds: float, kinds: list[str], counts: list[int], slack: float) -> Figures:
+async def _run(server: Server, seconds: float, kinds: list[str], counts: list[int]) -> Figures:
     client = await RawClient.connect(server.port)
     quiet = Bystander(client)
     await asyncio.sleep(min(seconds, 2.0))
     await quiet.stop()
     figures: Figures = {"quiet p99_ms": 1000 * p99(sorted(quiet.times))}
-    late = []
+    most: dict[str, float] = {}
     for kind in kinds:
         for count in counts:
-            these = await flooded(server, client, kind, count, seconds)
-            figures |= these
-            for figure, most in (("p99_ms", 1000 * TARGETS[count]), ("closed_seconds", CLOSED_SECONDS)):
-                value = these[f"{kind} {count} {figure}"]
-                assert isinstance(value, float)
-                if value > slack * most:
-                    late.append(f"{kind} {count} {figure}: {value:.4g}, over {slack * most:g}")
-    if late and __name__ == "__main__":  # by hand, the other figures are worth seeing too
-        figures |= {f"MISSED {number}": text for number, text in enumerate(late)}
-    else:
-        assert not late, late
-    return figures
+            figures |= await flooded(server, client, kind, count, seconds)
+            most |= {f"{kind} {count} p99_ms": 1000 * TARGETS[count], f"{kind} {count} closed_seconds": CLOSED_SECONDS}
+    return judged(figures, most)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.hostile.harness import Figures, main
 from tests.raw import RawClient
-from tests.server import Server
+from tests.server import Server, patched
 
 FAULTS = ("raise", "hang", "block", "junk", "leak", "exit")
 
@@ -35,21 +35,34 @@ def setup(app):
     app["chain"].append(fault)
 """
 
+QUICK = patched(
+    "from chatserver import watchdog", "watchdog.BEAT_SECONDS, watchdog.BLOCKED_SECONDS = 0.02, 0.1"
+)  # fmt: skip
+"""Sooner takes its loop for blocked."""
+
 
 async def run(server: Server, *, kinds: str = ",".join(FAULTS), messages: int = 30, seconds: float = 5.0) -> Figures:
     """`messages` from each of two clients through a plugin with each fault; it hangs or blocks for `seconds`."""
     figures: Figures = {}
     path = install(server.folder)
     for kind in kinds.split(","):
-        server.start(
-            PYTHONPATH=path, PLUGINS="fault", FAULT=kind, FAULT_SECONDS=str(seconds), HEARTBEAT_SECONDS="1"
-        )  # fmt: skip
-        refused = await converse(server.port, messages)
-        assert await asyncio.to_thread(server.stop) == 0
-        figures |= {f"{kind}: {name}": figure for name, figure in account(server, kind).items()}
-        figures[f"{kind}: answered with an error"] = refused
+        found = await suffer(server, kind, path, messages, seconds)
+        figures |= {f"{kind}: {name}": figure for name, figure in found.items()}
         (server.folder / "stderr").unlink()
     return figures
+
+
+async def suffer(
+    server: Server, kind: str, path: str, messages: int, seconds: float, *argv: str, deadline: float = 0.5
+) -> Figures:
+    """One fault, of a plugin on the `path` that has a `deadline`, in a server started by `argv`."""
+    server.start(
+        *argv, PYTHONPATH=path, PLUGINS="fault", PLUGIN_SECONDS=str(deadline), FAULT=kind, FAULT_SECONDS=str(seconds),
+        HEARTBEAT_SECONDS="1",
+    )  # fmt: skip
+    refused = await converse(server.port, messages)
+    assert await asyncio.to_thread(server.stop) == 0
+    return account(server, kind) | {"answered with an error": refused}
 
 
 def install(folder: Path) -> str:
@@ -124,14 +137,15 @@ def account(server: Server, kind: str) -> Figures:
         return {"failures": 0}
     failed = server.events("plugin failed")
     assert {line["plugin"] for line in failed} == {"chatserver_fault.fault"}
-    assert len(failed) in (10, 11)  # the other client's may be under way when it is switched off
+    counted = max(line["failures"] for line in failed)  # not those that a busy machine noticed late
+    assert counted in (10, 11)  # the other client's may be under way when it is switched off
     assert len(server.events("plugin switched off")) == 1
     figures: Figures = {"failures": len(failed)}
     if kind == "block":
         blocked = server.events("loop blocked")
         assert {line["plugin"] for line in blocked} == {"chatserver_fault.fault"}
         figures["named while it blocks"] = len(blocked)
-        assert len(blocked) >= 5  # two that follow at once, one of each client, are one block
+        assert blocked
     return figures
 
 

@@ -16,14 +16,12 @@ from typing import Final
 
 from aiohttp import ClientSession
 
-from tests.hostile.harness import Figures, echo, main
+from tests.hostile.harness import PATIENCE_SECONDS, Figures, echo, judged, main
 from tests.postgres import Postgres
 from tests.raw import RawClient
 from tests.server import Server
 
 ANSWER_SECONDS: Final = 5.0
-TELLS: Final = 2
-"""Messages that fail, one after the other."""
 
 
 class Chat:
@@ -49,7 +47,7 @@ class Chat:
 
     async def _answer(self, body: str) -> int:
         while True:
-            frame = json.loads(await self.client.text())
+            frame = json.loads(await self.client.text(PATIENCE_SECONDS))
             if frame == {"type": 2, "body": body}:
                 return 0
             if found := re.search(r"error: .*\((\d+)\)$", frame["body"]):
@@ -73,14 +71,14 @@ async def history(server: Server) -> list[str]:
             after = messages[-1]["offset"]
 
 
-async def suffer(server: Server, fault: AbstractAsyncContextManager[str], url: str) -> Figures:
-    """One fault, from before it to after it."""
+async def suffer(server: Server, fault: AbstractAsyncContextManager[str], url: str, tells: int = 2) -> Figures:
+    """One fault, from before it to after it; meanwhile `tells` messages fail, one after the other."""
     server.start(STORE_URL=url, LOG_LEVEL="warn")
     alice = Chat(await RawClient.connect(server.port, "/ws?name=alice"))
     bob = await RawClient.connect(server.port, "/ws?name=bob")
     assert await alice.say("before") == 0
     async with fault as padding:
-        codes = await _fail(alice, padding)
+        codes = await _fail(alice, padding, tells)
         newcomer = await RawClient.connect(server.port, "/ws?name=carol&history=1")
         assert json.loads(await newcomer.text())["body"] == alice.acknowledged[-1]
     assert await alice.say("after") == 0
@@ -88,16 +86,16 @@ async def suffer(server: Server, fault: AbstractAsyncContextManager[str], url: s
     found = [body for body in await history(server) if not body.startswith("echo?")]
     assert [body for body in found if body not in alice.unsure] == alice.acknowledged
     assert len(found) == len(set(found))
-    assert alice.slowest < ANSWER_SECONDS
     assert "Traceback" not in server.stderr
     assert server.stop() == 0
-    return {"slowest answer, s": alice.slowest, "codes": ", ".join(map(str, sorted(codes)))}
+    figures: Figures = {"slowest answer, s": alice.slowest, "codes": ", ".join(map(str, sorted(codes)))}
+    return judged(figures, {"slowest answer, s": ANSWER_SECONDS})
 
 
-async def _fail(alice: Chat, padding: str) -> set[int]:
+async def _fail(alice: Chat, padding: str, tells: int) -> set[int]:
     codes: list[int] = []
     number = 0
-    while len(codes) < TELLS:
+    while len(codes) < tells:
         code = await alice.say(f"{number} {padding}")
         number += 1
         codes += [code] if code else []
@@ -139,7 +137,7 @@ async def gone(postgres: Postgres) -> AsyncIterator[str]:
 
 def _mount(folder: Path, options: str) -> None:
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-    subprocess.run(command, check=True, timeout=10)
+    subprocess.run(command, check=True, timeout=30)
 
 
 async def run_full(server: Server) -> Figures:
@@ -151,12 +149,12 @@ async def run_full(server: Server) -> Figures:
         return await suffer(server, full(folder), f"sqlite:///{folder}/chat.db")
     finally:
         server.kill()
-        subprocess.run(["umount", str(folder)], check=True, timeout=10)
+        subprocess.run(["umount", str(folder)], check=True, timeout=30)
 
 
-async def run_locked(server: Server) -> Figures:
+async def run_locked(server: Server, tells: int = 2) -> Figures:
     """SQLite, and somebody with a transaction open."""
-    return await suffer(server, locked(server.folder), f"sqlite:///{server.folder}/chat.db")
+    return await suffer(server, locked(server.folder), f"sqlite:///{server.folder}/chat.db", tells)
 
 
 async def run(server: Server) -> Figures:
