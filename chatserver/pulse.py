@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Collection
 from typing import Final, TypeAlias
 
-from chatserver import frames
 from chatserver.client import Client
 from chatserver.errors import ConnectionLost, Disconnect, NoPong, Slow
 
@@ -92,4 +91,4 @@ class Pulse:
     @staticmethod
     def _ping(client: Client) -> None:
         client.pinged = True
-        client.control(frames.ping())
+        client.control(client.codec.ping)

@@ -9,6 +9,8 @@ import pytest
 
 from chatserver.client import Client
 from chatserver.errors import ConnectionLost, Disconnect, GoingAway, NoPong, Slow
+from chatserver.protocol import Codec
+from chatserver.protocol.centrifuge import Json, Protobuf
 from chatserver.pulse import TICK_SECONDS, Pulse
 from tests.fakes import Clock, FakeTransport, make_client, stopped_clock, told, turns
 
@@ -38,9 +40,9 @@ class Ward:
         self.busy = False
         """The pool's drain doesn't come."""
 
-    def admit(self, transport: FakeTransport | None = None) -> tuple[Client, FakeTransport]:
+    def admit(self, transport: FakeTransport | None = None, codec: Codec | None = None) -> tuple[Client, FakeTransport]:
         transport = transport or FakeTransport()
-        client = make_client(transport, wake=self.wake)
+        client = make_client(transport, codec, wake=self.wake)
         self.clients.add(client)
         self.pinged_at[client] = []
         return client, transport
@@ -139,6 +141,14 @@ async def test_a_client_that_answers_is_pinged_once_a_heartbeat(ward: Ward, cloc
         first, *others = ward.pinged_at[client]
         assert [round(at - first) for at in others] == [25, 50, 75]
     assert not ward.lost
+
+
+@pytest.mark.parametrize("codec", [Json(), Protobuf()])
+async def test_a_client_is_pinged_as_its_protocol_has_it(ward: Ward, clock: Clock, codec: Codec) -> None:
+    _, transport = ward.admit(codec=codec)
+    async with ward.watched():
+        await clock.push(HEARTBEAT + 1, STEP)
+    assert transport.wire in (codec.ping, 2 * codec.ping)  # when its first turn comes is chance
 
 
 async def test_pings_are_spread_over_the_heartbeat(ward: Ward, clock: Clock) -> None:

@@ -1,7 +1,7 @@
-"""Codecs: frames to commands, events to frames. Pure, without I/O or state, so that literal frames test them."""
+"""The simple protocol: one JSON object a text frame."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final
 
 import msgspec
 
@@ -21,23 +21,6 @@ SYSTEM, CHAT = 1, 2
 _QUOTED = 200  # characters of a complaint: it may quote a field's name as long as the frame
 
 
-class Codec(Protocol):
-    """One wire protocol.
-
-    `encode` makes a piece of one event, `join` the bytes on the wire of many pieces: a fan-out encodes an event once
-    for all who speak the codec, and joins once for all who have read equally far.
-    """
-
-    def decode(self, frame: str) -> Command:
-        """The command in a text frame. Raises `ChatError` for what the sender is to be told."""
-
-    def encode(self, event: Event) -> bytes:
-        """The piece that stands for `event`; empty if those who speak this protocol aren't told of it."""
-
-    def join(self, pieces: Sequence[bytes]) -> bytes:
-        """Whole WebSocket frames that carry `pieces`, in order."""
-
-
 class _Frame(msgspec.Struct, forbid_unknown_fields=True):
     type: int
     body: str
@@ -50,6 +33,8 @@ class Simple:
     and the last one counts.
     """
 
+    ping: Final = frames.ping()
+
     def __init__(self, max_body_bytes: int = 0) -> None:
         """`max_body_bytes`: of the body in UTF-8; 0 is no limit but the frame's own."""
         self._max_body_bytes = max_body_bytes
@@ -57,6 +42,7 @@ class Simple:
         self._encode = msgspec.json.Encoder().encode
 
     def decode(self, frame: str) -> Command:
+        """The command in a text frame. Raises `ChatError` for what the sender is to be told."""
         try:
             message = self._decode(frame)
         except msgspec.ValidationError as error:

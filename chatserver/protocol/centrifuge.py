@@ -1,0 +1,132 @@
+"""The Centrifuge protocol in its two forms."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from chatserver import frames
+from chatserver.errors import ChatError, InternalError, Malformed, TooManyMessages
+from chatserver.message import Event, Info, Joined, Left, Message, Notice
+from chatserver.protocol import protobuf, wire
+from chatserver.protocol.nulls import without_nulls
+from chatserver.protocol.schema import FIELDS
+from chatserver.protocol.wire import raw
+
+_TEMPORARY: Final = {InternalError.code, TooManyMessages.code}
+
+_NAMES: Final = {field.message: field.name for kind in (wire.Reply, wire.Push) for field in FIELDS[kind]}
+"""Of the fields that hold a result or the body of a push, by its type."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(wire.Command).decode
+
+
+class _Form(ABC):
+    """What is the same in both forms."""
+
+    @abstractmethod
+    def _piece(self, reply: wire.Reply) -> bytes: ...
+
+    def reply(self, id: int, result: wire.Result) -> bytes:
+        """The piece that tells the sender of command `id` its result."""
+        field: dict[str, Any] = {_NAMES[type(result)]: result}
+        return self._piece(wire.Reply(id=id, **field))
+
+    def failure(self, id: int, error: ChatError) -> bytes:
+        """The piece that tells the sender of command `id` why it was refused."""
+        return self._piece(wire.Reply(id=id, error=wire.Error(error.code, str(error), error.code in _TEMPORARY)))
+
+    def push(self, channel: str, body: wire.PushBody) -> bytes:
+        """The piece that tells a client something unasked; of no channel if `channel` is empty."""
+        field: dict[str, Any] = {_NAMES[type(body)]: body}
+        return self._piece(wire.Reply(push=wire.Push(channel, **field)))
+
+    def encode(self, event: Event) -> bytes:
+        if isinstance(event, Message):
+            return self.push(event.room, publication(event))
+        if isinstance(event, Notice):
+            return self.push("", wire.PushMessage(raw(_encode({"notice": event.body}))))
+        if isinstance(event, Joined | Left) and event.info:
+            body = wire.Join if isinstance(event, Joined) else wire.Leave
+            return self.push(event.room, body(client_info(event.info)))
+        return b""  # a command is refused by `failure`
+
+
+class Json(_Form):
+    """One object a line; what is sent together are the lines of one text frame."""
+
+    def __init__(self, ping: bytes = frames.text(b"{}")) -> None:
+        """`ping`: a whole frame, the protocol's own or WebSocket's."""
+        self.ping = ping
+
+    def commands(self, frame: str | bytes) -> Iterator[wire.Command]:
+        """The commands in a frame, one at a time: what is before a malformed one counts. Raises `Malformed`."""
+        lines = frame.split("\n") if isinstance(frame, str) else frame.split(b"\n")
+        if len(lines) > 1 and not lines[-1]:
+            lines.pop()
+        for line in lines:
+            yield _command(line)
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        lines = b"\n".join(filter(None, pieces))
+        return frames.text(lines) if lines else b""
+
+    def _piece(self, reply: wire.Reply) -> bytes:
+        return _encode(reply)
+
+
+class Protobuf(_Form):
+    """Messages with their lengths in front; what is sent together is one binary frame."""
+
+    def __init__(self, ping: bytes = frames.binary(b"\0")) -> None:
+        """`ping`: a whole frame, the protocol's own or WebSocket's."""
+        self.ping = ping
+
+    def commands(self, frame: str | bytes) -> Iterator[wire.Command]:
+        """The commands in a frame, one at a time: what is before a malformed one counts. Raises `Malformed`."""
+        if not frame:
+            raise Malformed
+        data = frame.encode(errors="surrogatepass") if isinstance(frame, str) else frame
+        for message in protobuf.split(data):
+            yield _checked(protobuf.decode(wire.Command, message))
+
+    def join(self, pieces: Sequence[bytes]) -> bytes:
+        messages = b"".join(pieces)
+        return frames.binary(messages) if messages else b""
+
+    def _piece(self, reply: wire.Reply) -> bytes:
+        return protobuf.delimited(reply)
+
+
+def publication(message: Message) -> wire.Publication:
+    """`message` as the members of a room are told, live and later."""
+    return wire.Publication(
+        data=raw(message.data or _encode({"body": message.body})),
+        info=client_info(message.info) if message.info else None,
+        offset=message.offset,
+        tags=dict(message.tags or {}),
+    )
+
+
+def client_info(info: Info) -> wire.ClientInfo:
+    """Who somebody is, as clients are told."""
+    return wire.ClientInfo(info.user, info.client, raw(info.conn), raw(info.chan))
+
+
+def _command(line: str | bytes) -> wire.Command:
+    try:
+        try:
+            command = _decode(line)
+        except msgspec.ValidationError:  # few clients send nulls: the others aren't slowed down for them
+            command = _decode(_encode(without_nulls(wire.Command, line)))
+    except (ValueError, RecursionError):
+        raise Malformed from None
+    return _checked(command)
+
+
+def _checked(command: wire.Command) -> wire.Command:
+    if command.id and command.request is None:
+        raise Malformed
+    return command
