@@ -25,7 +25,8 @@ _LOOK_SECONDS: Final = 0.25
 Deliver: TypeAlias = Callable[[Entry, Stamp], None]
 
 
-Answered: TypeAlias = Callable[[Exception | None], None]
+Answered: TypeAlias = Callable[[Stamp | Exception], None]
+"""Is told what became of an entry."""
 
 
 class _Waiting:
@@ -40,7 +41,7 @@ class _Waiting:
     def succeed(self, stamp: Stamp) -> None:
         if not self.future.done():
             self.future.set_result(stamp)
-            self._answer(None)
+            self._answer(stamp)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -48,10 +49,10 @@ class _Waiting:
             self.future.exception()  # nobody has to ask
             self._answer(error)
 
-    def _answer(self, error: Exception | None) -> None:
+    def _answer(self, answer: Stamp | Exception) -> None:
         try:
             if self.answered:
-                self.answered(error)
+                self.answered(answer)
         except Exception as fault:  # of one sender; the others of the batch are answered
             report(logger, logging.ERROR, "delivery failed", room=self.entry.room, exc_info=fault)
 
@@ -76,8 +77,8 @@ class Journal:
 
     def append(self, entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
         """Takes `entry`: its place in the order is fixed from here on. The future has its stamp when it is stored, or
-        a `ChatError` within `STORE_SECONDS` and a moment. `answered(error)` is called at that moment, before anything
-        that comes after `entry` is delivered.
+        a `ChatError` within `STORE_SECONDS` and a moment. `answered` is called with the one or the other just then,
+        before anything that comes after `entry` is delivered.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(entry, answered, loop)
@@ -108,6 +109,11 @@ class Journal:
         """`Store.trim`, when nothing is being appended: a store is asked for one of these at a time."""
         async with self._writing:
             return await self._store.trim(before=before, keep=keep)
+
+    async def forget(self, room: str, through: int) -> bool:
+        """`Store.forget`, when nothing is being appended."""
+        async with self._writing:
+            return await self._store.forget(room, through)
 
     async def _store_some(self) -> None:
         async with self._writing:

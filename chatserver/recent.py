@@ -15,7 +15,7 @@ KEEP_CHARACTERS: Final = 256 * 1024
 class Recent:
     """Events without holes up to `top`, the offset of the last event of the log as far as it was delivered."""
 
-    __slots__ = ("_characters", "_records", "complete", "top")
+    __slots__ = ("_characters", "_forgotten", "_records", "complete", "top")
 
     def __init__(self, top: int) -> None:
         self.top = top
@@ -23,6 +23,7 @@ class Recent:
         """Nothing more can be put before what is here: no space, or no such events."""
         self._records: deque[Record] = deque()
         self._characters = 0
+        self._forgotten = 0
 
     @property
     def start(self) -> int:
@@ -41,13 +42,24 @@ class Recent:
     def prepend(self, records: Sequence[Record]) -> None:
         """`records` are the last ones before those here, as many as there are up to what is missing."""
         for record in reversed(records):
-            if record.offset == self.start and len(self._records) < KEEP_EVENTS and self._characters < KEEP_CHARACTERS:
+            if record.offset == self.start > self._forgotten and self._has_space:
                 self._records.appendleft(record)
                 self._characters += len(record.data)
         self.complete = True
+
+    def forget(self, through: int) -> None:
+        """Lets go of the events up to the offset `through`; also if they were read before and are still to come."""
+        self._forgotten = max(self._forgotten, through)
+        while self._records and self._records[0].offset <= through:
+            self._characters -= len(self._records.popleft().data)
+        self.complete = self.complete or self.start <= through
 
     def after(self, offset: int) -> list[Record] | None:
         """All events after `offset`; None if they aren't all here."""
         if offset < self.start:
             return None
         return list(islice(self._records, offset - self.start, None))
+
+    @property
+    def _has_space(self) -> bool:
+        return len(self._records) < KEEP_EVENTS and self._characters < KEEP_CHARACTERS

@@ -46,7 +46,8 @@ async def check_at_random(stores: Sequence[Store], random: Random, *, steps: int
     model = _Model([f"{prefix}{number}" for number in range(4)])
     for _ in range(steps):
         step = random.choice((_random_append, _random_append, _random_append, _random_read, _random_read, _random_top))
-        await (_random_trim if random.random() < 0.1 else step)(random.choice(stores), model, random)
+        step = random.choice((_random_trim, _random_forget)) if random.random() < 0.15 else step
+        await step(random.choice(stores), model, random)
     for room in model.rooms:
         _same(await _read(stores[-1], room, limit=_ALL), model.kept[room], "read", f"the end of room {room!r}")
 
@@ -111,7 +112,7 @@ def _entries(room: str, count: int, *, user: str = "alice", label: str = "") -> 
 
 
 def _record(entry: Entry, stamp: Stamp) -> Record:
-    return Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key)
+    return Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
 
 
 async def _append(store: Store, entries: Sequence[Entry]) -> list[Stamp]:
@@ -160,6 +161,13 @@ async def _trim(store: Store, *, before: int = 0, keep: int = 0) -> None:
     deadline = time.monotonic() + _SECONDS
     while await store.trim(before=before, keep=keep):
         _require(time.monotonic() < deadline, "trim", "never returns False")
+
+
+async def _forget(store: Store, room: str, through: int) -> None:
+    """Lets go of all that is to be let go."""
+    deadline = time.monotonic() + _SECONDS
+    while await store.forget(room, through):
+        _require(time.monotonic() < deadline, "forget", "never returns False")
 
 
 async def _later(store: Store, room: str, than: int) -> Stamp:
@@ -354,6 +362,7 @@ async def _data_is_kept_verbatim(storage: _Storage, store: Store) -> None:
     entries = [Entry(room, "alice", text) for text in texts]
     entries += [Entry(room, word, "{}", key=word) for word in _WORDS]
     entries += [Entry(room, "alice", "{}", kind) for kind in ("edit", "reaction", "read", "x-other")]
+    entries += [Entry(room, "alice", "{}", meta=text) for text in (None, *texts)]
     await _kept(store, entries)
     await _kept(store, [Entry(f"{room}{word}", "alice", f'"{number}"') for number, word in enumerate(_WORDS)])
 
@@ -461,7 +470,9 @@ async def _ask_for_unknown_rooms(storage: _Storage, store: Store) -> None:
     tops = await _tops(store, [f"{storage.room()}-{'x' * 100}" for _ in range(1000)])
     _require(not any(tops.values()), 6, "rooms without events have a top")
     for _ in range(300):
-        found = await _read(store, f"{storage.room()}-{'y' * 100}", limit=1)
+        room = f"{storage.room()}-{'y' * 100}"
+        await _forget(store, room, 1)
+        found = await _read(store, room, limit=1)
         _require(found == [], 6, f"a room without events has {_short(found)}")
 
 
@@ -472,9 +483,9 @@ async def _trims_by_count(storage: _Storage, store: Store) -> None:
     long, short, equal = storage.room(), storage.room(), storage.room()
     logs = {room: await _fill(store, room, count) for room, count in ((long, 2500), (short, 2), (equal, 3))}
     await _trim(store)
-    await _keeps(store, logs, "before=0 keep=0, which lets go of nothing,")
+    await _keeps(store, logs, "trim with before=0 keep=0, which lets go of nothing,")
     await _trim(store, keep=3)
-    await _keeps(store, {room: log[-3:] for room, log in logs.items()}, "keep=3")
+    await _keeps(store, {room: log[-3:] for room, log in logs.items()}, "trim with keep=3")
 
 
 async def _trims_by_age(storage: _Storage, store: Store) -> None:
@@ -487,9 +498,36 @@ async def _trims_by_age(storage: _Storage, store: Store) -> None:
     for before in (old[0].time, at, young.time, young.time + 1):
         await _trim(store, before=before)
         kept = [record for record in log if record.time >= before]
-        await _keeps(store, {room: kept}, f"before={before} of times from {old[0].time} to {young.time}")
-    await _keeps(store, {quiet: []}, "a quiet room, before= a later time,")
+        await _keeps(store, {room: kept}, f"trim with before={before} of times from {old[0].time} to {young.time}")
+    await _keeps(store, {quiet: []}, "trim with before= a later time, of a quiet room,")
     _require(await _tops(store, [room, quiet]) == {room: len(log), quiet: 700}, 5, "a top falls when events are let go")
+
+
+async def _forgets(storage: _Storage, store: Store) -> None:
+    room, other, unknown = storage.room(), storage.room(), storage.room()
+    log, others = await _fill(store, room, 2500), await _fill(store, other, 3)
+    for through, kept in ((0, log), (1, log[1:]), (1, log[1:]), (2490, log[2490:]), (10, log[2490:]), (9999, [])):
+        await _forget(store, room, through)
+        await _forget(store, unknown, through)
+        await _keeps(store, {room: kept, other: others, unknown: []}, f"forget through={through} of 2500 events")
+    for after in (0, 2499):
+        await _unrecoverable(store, room, after, "all events are forgotten")
+    _same(await _read(store, room, after=2500, limit=9), [], "forget", "what came after all that is forgotten")
+    later = await _fill(store, room, 2)
+    _require(later[0].offset == 2501, 5, f"after 2500 forgotten events comes the offset {later[0].offset}")
+    await _keeps(store, {room: later}, "forget through=9999 of 2500 events, and 2 more events,")
+    await _fill(store, unknown, 1)
+    _require(await _top(store, unknown) == 1, "forget", "a room that nobody had appended to got a top")
+
+
+async def _forgotten_keys_are_free(storage: _Storage, store: Store) -> None:
+    room = storage.room()
+    entries = [Entry(room, "alice", "{}", key=key) for key in "ab"]
+    await _append(store, entries)
+    await _forget(store, room, 1)
+    stamps = await _append(store, entries)
+    found = [(stamp.offset, stamp.new) for stamp in stamps]
+    _require(found == [(3, True), (2, False)], 3, f"with the first of two keys forgotten, both again are {found}")
 
 
 async def _trims_by_both(storage: _Storage, store: Store) -> None:
@@ -499,7 +537,7 @@ async def _trims_by_both(storage: _Storage, store: Store) -> None:
     await _later(store, storage.room(), last.time)
     log = await _fill(store, young, 10)
     await _trim(store, before=last.time + 1, keep=6)
-    await _keeps(store, {old: [], young: log[-6:]}, f"before={last.time + 1} keep=6")
+    await _keeps(store, {old: [], young: log[-6:]}, f"trim with before={last.time + 1} keep=6")
 
 
 async def _offsets_go_on(storage: _Storage, store: Store) -> None:
@@ -508,7 +546,7 @@ async def _offsets_go_on(storage: _Storage, store: Store) -> None:
         log = await _fill(store, room, 5)
         _require(log[0].offset == first, 5, f"when all was let go offsets start at {log[0].offset}, not at {first}")
         await _trim(store, before=log[-1].time + 1)
-        await _keeps(store, {room: []}, "before= a later time")
+        await _keeps(store, {room: []}, "trim with before= a later time")
         top = await _top(store, room)
         _require(top == first + 4, 5, f"when all was let go the top is {top} instead of {first + 4}")
         _same(await _read(store, room, after=top, limit=10), [], "read", "after= the top, all let go,")
@@ -517,7 +555,7 @@ async def _offsets_go_on(storage: _Storage, store: Store) -> None:
 
 async def _keeps(store: Store, logs: dict[str, list[Record]], what: str) -> None:
     for room, log in logs.items():
-        _same(await _read(store, room, limit=_ALL), log, 5, f"a log after trim with {what}")
+        _same(await _read(store, room, limit=_ALL), log, 5, f"a log after {what}")
 
 
 async def _reads_while_others_write(storage: _Storage, store: Store) -> None:
@@ -625,7 +663,7 @@ async def _stores_see_each_other(storage: _Storage, store: Store) -> None:
             known = Stamp(stamp.offset, stamp.time, new=False)
             _require(again == known, 3, f"a key that another store appended gets {again} instead of {known}")
         await _trim(store, keep=2)
-        await _keeps(other, {room: log[-2:]}, "keep=2 in another store")
+        await _keeps(other, {room: log[-2:]}, "trim with keep=2 in another store")
         await _unrecoverable(other, room, 3, "another store has let go of it")
 
 
@@ -758,6 +796,9 @@ class _Model:
         earlier = [record for record in kept if before is None or record.offset < before]
         return earlier[max(0, len(earlier) - limit) :]
 
+    def forget(self, room: str, through: int) -> None:
+        self.kept[room] = [record for record in self.kept[room] if record.offset > through]
+
     def trim(self, before: int, keep: int) -> None:
         for room, kept in self.kept.items():
             young = [record for record in kept if record.time >= before]
@@ -769,6 +810,7 @@ async def _random_append(store: Store, model: _Model, random: Random) -> None:
         Entry(
             random.choice(model.rooms), random.choice(("alice", "bob")), random.choice(_TEXTS),
             random.choice(("message", "edit")), random.choice((None, None, "a", "b", "c")),
+            random.choice((None, *_TEXTS)),
         )
         for _ in range(random.choice((1, 1, 2, 5)))
     ]  # fmt: skip
@@ -801,7 +843,15 @@ async def _random_trim(store: Store, model: _Model, random: Random) -> None:
     keep = random.choice((0, 1, 3, 10))
     await _trim(store, before=before, keep=keep)
     model.trim(before, keep)
-    await _keeps(store, model.kept, f"before={before} keep={keep}")
+    await _keeps(store, model.kept, f"trim with before={before} keep={keep}")
+
+
+async def _random_forget(store: Store, model: _Model, random: Random) -> None:
+    room = random.choice(model.rooms)
+    through = random.randint(0, model.tops[room] + 2)
+    await _forget(store, room, through)
+    model.forget(room, through)
+    await _keeps(store, model.kept, f"forget room={room!r} through={through}")
 
 
 async def _random_run(storage: _Storage, store: Store) -> None:
@@ -829,6 +879,8 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     _trims_by_count,
     _trims_by_age,
     _trims_by_both,
+    _forgets,
+    _forgotten_keys_are_free,
     _offsets_go_on,
     _reads_of_trimmed_rooms,
     _keys_end_with_their_event,

@@ -10,9 +10,9 @@ import pytest
 
 from chatserver.errors import ChatError, InternalError, StorageFull, StorageUnavailable, StorageUnsure
 from chatserver.journal import BATCH_CHARACTERS, BATCH_ENTRIES, STORE_SECONDS, Journal
-from chatserver.room import data_of
+from chatserver.records import data_of
 from chatserver.store import Entry, Stamp, Store
-from tests.engine import Puppet, entry
+from tests.engine import Puppet, entry, fill, numbers
 from tests.fakes import Clock, stopped_clock, turns
 
 PATIENCE = 5.0
@@ -440,6 +440,38 @@ async def test_settle_does_not_wait_for_a_store_that_never_answers(writer: Write
     assert type(writer.answer("a")) is StorageUnsure
 
 
+# Letting go
+
+
+async def test_nothing_is_appended_while_the_store_forgets(writer: Writer, store: Puppet) -> None:
+    await fill(store, numbers(1, 3))
+    store.batches.clear()
+    gate = store.shut("forget")
+    forgetting = asyncio.create_task(writer.journal.forget("lobby", 2))
+    await turns()
+    writer.say("a")
+    await turns()
+    assert (store.count["forget"], store.batches, writer.answers) == (1, [], {})
+    gate.set()
+    assert await forgetting
+    await turns()
+    assert writer.offsets == [4]
+    assert [record.offset for record in await store.read("lobby", limit=10)] == [3, 4]
+    assert not await writer.journal.forget("lobby", 2)
+
+
+async def test_what_is_being_appended_is_delivered_before_the_store_forgets(writer: Writer, store: Puppet) -> None:
+    gate = store.shut("append done")
+    writer.say("a")
+    await turns()
+    forgetting = asyncio.create_task(writer.journal.forget("lobby", 1))
+    await turns()
+    assert (store.count["forget"], writer.delivered) == (0, [])
+    gate.set()
+    assert await forgetting
+    assert writer.offsets == [1]
+
+
 # What is called at the moment of the answer
 
 
@@ -447,15 +479,15 @@ async def test_the_answer_comes_before_what_comes_after_it_is_delivered(store: P
     told: list[object] = []
     journal = Journal(store, lambda entry, stamp: told.append(stamp.offset))
     for number in range(3):
-        journal.append(entry(number), told.append)
+        journal.append(entry(number), lambda answer: told.append(type(answer)))
     task = asyncio.create_task(journal.run())
     await journal.settle()
     task.cancel()
-    assert told == [1, None, 2, None, 3, None]
+    assert told == [1, Stamp, 2, Stamp, 3, Stamp]
 
 
 async def test_who_is_refused_is_told_why(writer: Writer, store: Puppet) -> None:
-    told: list[Exception | None] = []
+    told: list[Stamp | Exception] = []
     store.errors["append"] = StorageFull()
     writer.journal.append(entry("a"), told.append)
     await turns()
@@ -465,7 +497,7 @@ async def test_who_is_refused_is_told_why(writer: Writer, store: Puppet) -> None
 async def test_whoever_fails_to_be_told_costs_the_others_nothing(
     writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def break_down(error: Exception | None) -> None:
+    def break_down(answer: Stamp | Exception) -> None:
         raise RuntimeError("a bug")
 
     writer.journal.append(entry("a"), break_down)

@@ -114,6 +114,37 @@ def test_no_more_of_the_past_is_kept_than_there_is_space_for() -> None:
     assert big.start == 4
 
 
+def test_what_is_forgotten_is_not_found_and_what_came_after_it_is() -> None:
+    found = filled(1, 9)
+    found.forget(6)
+    assert [found.after(offset) for offset in (0, 5, 6, 9)] == [None, None, records(7, 9), []]
+    found.forget(9)
+    found.append(record(10))
+    assert (found.after(8), found.after(9)) == (None, [record(10)])
+
+
+def test_what_was_read_before_it_was_forgotten_is_not_kept() -> None:
+    found = filled(8, 9)
+    found.forget(5)
+    assert not found.complete
+    found.prepend(records(3, 7))
+    assert (found.start, found.complete) == (5, True)
+
+
+def test_when_all_that_is_missing_is_forgotten_nothing_more_is_looked_for() -> None:
+    found = filled(8, 9)
+    found.forget(7)
+    assert found.complete
+
+
+def test_what_is_forgotten_leaves_its_space_to_others() -> None:
+    half = KEEP_CHARACTERS // 2
+    found = filled(1, 2, half)
+    found.forget(1)
+    found.append(record(3, half))
+    assert found.after(1) == [record(2, half), record(3, half)]
+
+
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "KEEP_EVENTS", 5)
@@ -121,7 +152,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 STEPS = st.lists(
-    st.tuples(st.just("append"), st.integers(0, 25)) | st.tuples(st.just("prepend"), st.integers(0, 12)), max_size=30
+    st.tuples(st.just("append"), st.integers(0, 25))
+    | st.tuples(st.just("prepend"), st.integers(0, 12))
+    | st.tuples(st.just("forget"), st.integers(0, 3)),
+    max_size=30,
 )
 
 
@@ -131,14 +165,19 @@ STEPS = st.lists(
 def test_whatever_is_known_is_the_end_of_the_log_and_bounded(past: list[int], steps: list[tuple[str, int]]) -> None:
     log = [record(offset, size) for offset, size in enumerate(past, 1)]
     found = Recent(len(log))
+    forgotten = 0
     for step, number in steps:
         if step == "append":
             log.append(record(len(log) + 1, number))
             found.append(log[-1])
+        elif step == "forget":
+            forgotten = max(forgotten, len(log) - number)
+            found.forget(len(log) - number)
         else:
             end = found.start
             found.prepend(log[max(0, end - number) : end])
         assert found.top == len(log)
+        assert found.start >= forgotten
         assert found.after(found.start) == log[found.start :]
         assert len(log) - found.start <= 5
         assert sum(len(one.data) for one in log[found.start + 1 :]) <= 20, "all but the oldest"

@@ -117,7 +117,7 @@ class Late(Shared):
         offset = max(log.top, self.taken.get(entry.room, 0)) + 1
         self.taken[entry.room] = offset
         log._time = max(log._time, time.time_ns() // 1_000_000)
-        record = Record(offset, log._time, entry.kind, entry.user, entry.data, entry.key)
+        record = Record(offset, log._time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
         if entry.key:
             log._keys[entry.user, entry.key] = record
         return record
@@ -261,7 +261,7 @@ class KeysNormalized(KeysBy):
 
 class NoKeyIsAKey(KeysBy):
     def identity(self, entry: Entry) -> object:
-        return (entry.room, entry.user, entry.data, entry.key)
+        return (entry.room, entry.user, entry.data, entry.key, entry.meta)
 
 
 class RoomsWithoutCase(Shared):
@@ -545,6 +545,120 @@ class StartsAnewWhenEmpty(Shared):
         return more
 
 
+class LosesMeta(Shared):
+    async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
+        return await super().append([msgspec.structs.replace(entry, meta=None) for entry in entries])
+
+
+class SwapsMeta(Shared):
+    async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
+        metas = [entry.meta for entry in entries][::-1]
+        swapped = [msgspec.structs.replace(entry, meta=meta) for entry, meta in zip(entries, metas, strict=True)]
+        return await super().append(swapped)
+
+
+class ForgetsNothing(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        return False
+
+
+class ForgetsOneTooMany(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        return await super().forget(room, through + 1 if through else 0)
+
+
+class ForgetsOneTooFew(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        return await super().forget(room, through - 1)
+
+
+class ForgetsAllRooms(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        return any([await super(ForgetsAllRooms, self).forget(name, through) for name in self._logs])
+
+
+class ForgetsTheTop(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        more = await super().forget(room, through)
+        if not more and room in self._logs and not self._logs[room].records:
+            del self._logs[room]
+        return more
+
+
+class ForgetsWhatIsYetToCome(Shared):
+    def __init__(self, storage: "ForgetsWhatIsYetToCome | None" = None) -> None:
+        super().__init__(storage)
+        self.through: dict[str, int] = storage.through if storage else {}
+
+    async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
+        stamps = await super().append(entries)
+        for room in {entry.room for entry in entries} & self.through.keys():
+            await super().forget(room, self.through[room])
+        return stamps
+
+    async def forget(self, room: str, through: int) -> bool:
+        if room in self._logs:
+            self.through[room] = max(through, self.through.get(room, 0))
+        return await super().forget(room, through)
+
+
+class ForgetsInTheMiddle(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        log = self._logs.get(room) or Log()
+        if log.trimmed + 1 < through < log.top:
+            del log.records[1 : through - log.trimmed]
+            log.trimmed = through - 1
+            log._keys = keys(log)
+            return False
+        return await super().forget(room, through)
+
+
+class ForgetsSilently(Shared):
+    """Who asks for what came after an event that is forgotten is told the rest, as if that were all."""
+
+    def __init__(self, storage: "ForgetsSilently | None" = None) -> None:
+        super().__init__(storage)
+        self.through: dict[str, int] = storage.through if storage else {}
+
+    async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
+        after = None if after is None else max(after, self.through.get(room, 0))
+        return await super().read(room, after=after, before=before, limit=limit)
+
+    async def forget(self, room: str, through: int) -> bool:
+        more = await super().forget(room, through)
+        if room in self._logs:
+            self.through[room] = self._logs[room].trimmed
+        return more
+
+
+class ForgetSaysDoneTooSoon(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        await super().forget(room, through)
+        return False
+
+
+class ForgetsNoKeys(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        known = dict(self._logs[room]._keys) if room in self._logs else {}
+        more = await super().forget(room, through)
+        if known:
+            self._logs[room]._keys = known
+        return more
+
+
+class ForgetMakesRooms(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        if room not in self._logs:
+            await self.append([Entry(room, "nobody", "{}")])
+        return await super().forget(room, through)
+
+
+class ForgetRemembersRooms(Shared):
+    async def forget(self, room: str, through: int) -> bool:
+        self._logs.setdefault(room, Log())
+        return await super().forget(room, through)
+
+
 class AnotherEpoch(Shared):
     def __init__(self, storage: "Shared | None" = None) -> None:
         super().__init__(storage)
@@ -638,6 +752,20 @@ BROKEN: dict[type[Shared], str] = {
     StartsAnewWhenEmpty: "promise 5: ",
     AnotherEpoch: "epoch: ",
     NoEpoch: "epoch: ",
+    LosesMeta: "read: ",
+    SwapsMeta: "read: ",
+    ForgetsNothing: "promise 5: ",
+    ForgetsOneTooMany: "promise 5: ",
+    ForgetsOneTooFew: "promise 5: ",
+    ForgetsAllRooms: "promise 5: ",
+    ForgetsTheTop: "read: after=0 ",
+    ForgetsWhatIsYetToCome: "promise 5: ",
+    ForgetsInTheMiddle: "promise 5: ",
+    ForgetsSilently: "read: after=0 ",
+    ForgetSaysDoneTooSoon: "promise 5: ",
+    ForgetsNoKeys: "promise 3: ",
+    ForgetMakesRooms: "promise 6: ",
+    ForgetRemembersRooms: "promise 6: ",
     ClosesOnce: "close: ",
     ClosesWhatIsOpen: "close: ",
 }

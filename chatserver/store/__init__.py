@@ -33,6 +33,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     kind: str = "message"
     key: str | None = None
     """The sender's own name for it, unique among what `user` says in `room`."""
+    meta: str | None = None
+    """JSON, as text: what goes with it beside the payload."""
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +56,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     user: str
     data: str
     key: str | None = None
+    meta: str | None = None
 
 
 class Store(Protocol):
@@ -70,8 +73,8 @@ class Store(Protocol):
     5. What is kept of a log is its end, without holes. Offsets go on where they were when older events are let go.
     6. A room that nobody appended to takes no space.
 
-    Calls may overlap, except that one process makes one `append` or `trim` at a time. Whoever calls makes sure that
-    names are short, and that no text has U+0000 or lone surrogates.
+    Calls may overlap, except that one process makes one `append`, `trim` or `forget` at a time. Whoever calls makes
+    sure that names are short, and that no text has U+0000 or lone surrogates.
     """
 
     @property
@@ -100,6 +103,12 @@ class Store(Protocol):
     async def trim(self, *, before: int, keep: int) -> bool:
         """Lets go of some events older than `before` (milliseconds since 1970), and of some that `keep` or more
         later ones of the room follow (0: of none for that). Takes milliseconds, so that appends needn't wait.
+
+        False: nothing is left to be let go.
+        """
+
+    async def forget(self, room: str, through: int) -> bool:
+        """Lets go of some events of `room` up to the offset `through`. Takes milliseconds, as `trim` does.
 
         False: nothing is left to be let go.
         """

@@ -34,7 +34,7 @@ class Log:
         if identity and (known := self._keys.get(identity)):
             return Stamp(known.offset, known.time, new=False)
         self._time = max(self._time, now)
-        record = Record(self.top + 1, self._time, entry.kind, entry.user, entry.data, entry.key)
+        record = Record(self.top + 1, self._time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
         self.records.append(record)
         if identity:
             self._keys[identity] = record
@@ -44,7 +44,10 @@ class Log:
         """Lets go of `limit` events at most. Returns of how many."""
         spare = len(self.records) - keep if keep else 0
         oldest = enumerate(islice(self.records, limit))
-        count = sum(1 for _ in takewhile(lambda nth: nth[0] < spare or nth[1].time < before, oldest))
+        return self.drop(sum(1 for _ in takewhile(lambda nth: nth[0] < spare or nth[1].time < before, oldest)))
+
+    def drop(self, count: int) -> int:
+        """Lets go of the oldest `count` events. Returns of how many."""
         for record in self.records[:count]:
             if record.key is not None:
                 del self._keys[record.user, record.key]
@@ -98,3 +101,7 @@ class Memory:
             if not left:
                 return True
         return False
+
+    async def forget(self, room: str, through: int) -> bool:
+        log = self._logs.get(room) or Log()
+        return log.drop(max(0, min(through, log.top, log.trimmed + TRIM_EVENTS) - log.trimmed)) > 0

@@ -10,8 +10,8 @@ from chatserver.store import Entry, Stamp
 Identity: TypeAlias = tuple[int, str, str | None]
 """A room's id, who said it, and the key: stored once."""
 
-Row: TypeAlias = tuple[int, int, int, str, str, str, str | None]
-"""The room's id, offset, time, kind, user, data, key."""
+Row: TypeAlias = tuple[int, int, int, str, str, str, str | None, str | None]
+"""The room's id, offset, time, kind, user, data, key, meta."""
 
 
 class Room(msgspec.Struct, array_like=True):
@@ -40,7 +40,8 @@ def number(
             room.top += 1
             room.time = max(room.time, now)
             stamp = Stamp(room.top, room.time)
-            rows.append((room.id, stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key))
+            event = (entry.kind, entry.user, entry.data, entry.key, entry.meta)
+            rows.append((room.id, stamp.offset, stamp.time, *event))
             if entry.key is not None:
                 known[identity] = Stamp(stamp.offset, stamp.time, new=False)
         stamps.append(stamp)

@@ -50,6 +50,7 @@ MIGRATIONS: Final = (
     CREATE UNIQUE INDEX events_key ON chatserver.events (room, "user", key) WHERE key IS NOT NULL;
     CREATE INDEX events_time ON chatserver.events (time);
     """,
+    "ALTER TABLE chatserver.events ADD COLUMN meta text",
 )
 """Each brings the schema from one version (in `meta`) to the next."""
 
@@ -91,21 +92,22 @@ _KNOWN: Final = """
 """
 _ADD_EVENTS: Final = """
     WITH added AS (
-        INSERT INTO chatserver.events (room, "offset", time, kind, "user", data, key)
-        SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
+        INSERT INTO chatserver.events (room, "offset", time, kind, "user", data, key, meta) SELECT * FROM unnest(
+            $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[]
+        )
     )
     UPDATE chatserver.rooms SET top = sent.top, time = sent.time
-    FROM unnest($8::bigint[], $9::bigint[], $10::bigint[]) AS sent (id, top, time) WHERE rooms.id = sent.id
+    FROM unnest($9::bigint[], $10::bigint[], $11::bigint[]) AS sent (id, top, time) WHERE rooms.id = sent.id
 """
 _AFTER: Final = """
     SELECT rooms.top, rooms.trimmed, page.* FROM chatserver.rooms LEFT JOIN LATERAL (
-        SELECT "offset", time, kind, "user", data, key FROM chatserver.events
+        SELECT "offset", time, kind, "user", data, key, meta FROM chatserver.events
         WHERE room = rooms.id AND "offset" > $2::bigint ORDER BY "offset" LIMIT $3::bigint
     ) AS page ON true WHERE rooms.name = $1::text ORDER BY page."offset"
 """
 _BEFORE: Final = """
     SELECT rooms.top, rooms.trimmed, page.* FROM chatserver.rooms LEFT JOIN LATERAL (
-        SELECT "offset", time, kind, "user", data, key FROM chatserver.events
+        SELECT "offset", time, kind, "user", data, key, meta FROM chatserver.events
         WHERE room = rooms.id AND "offset" < $2::bigint ORDER BY "offset" DESC LIMIT $3::bigint
     ) AS page ON true WHERE rooms.name = $1::text ORDER BY page."offset"
 """
@@ -118,6 +120,10 @@ _OLD: Final = """
 _LONG: Final = """
     SELECT id AS room, least(top - $1::bigint, trimmed + $2::bigint) AS last FROM chatserver.rooms
     WHERE top - trimmed > $1::bigint LIMIT $3
+"""
+_FORGOTTEN: Final = """
+    SELECT id AS room, least($2::bigint, top, trimmed + $3::bigint) AS last FROM chatserver.rooms
+    WHERE name = $1::text AND trimmed < least($2::bigint, top)
 """
 _LOCK_IDS: Final = "SELECT FROM chatserver.rooms WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE"
 _TRIM: Final = """
@@ -183,6 +189,9 @@ class PostgreSQL:
 
     async def trim(self, *, before: int, keep: int) -> bool:
         return await self._write(lambda connection: _trim(connection, before, keep))
+
+    async def forget(self, room: str, through: int) -> bool:
+        return await self._write(lambda connection: _forget(connection, room, through))
 
     async def _write(self, work: Callable[[Connection], Awaitable[T]], seconds: float = SECONDS) -> T:
         """Does `work` in a transaction. Raises storage errors."""
@@ -346,6 +355,16 @@ async def _trim(connection: Connection, before: int, keep: int) -> bool:
     if keep:
         for room, last in await connection.fetch(_LONG, keep, TRIM_EVENTS // 10, TRIM_EVENTS // 10):
             ends[room] = max(last, ends.get(room, 0))
+    return await _let_go(connection, ends)
+
+
+async def _forget(connection: Connection, room: str, through: int) -> bool:
+    rows = await connection.fetch(_FORGOTTEN, room, _bounded(through), TRIM_EVENTS)
+    return await _let_go(connection, {row["room"]: row["last"] for row in rows})
+
+
+async def _let_go(connection: Connection, ends: dict[int, int]) -> bool:
+    """Of the events of some rooms, by their ids, up to some offsets. False: there are none."""
     if ends:
         await connection.execute(_LOCK_IDS, list(ends))
         await connection.execute(_TRIM, list(ends), list(ends.values()))

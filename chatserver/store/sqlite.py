@@ -56,6 +56,7 @@ MIGRATIONS: Final = (
     CREATE UNIQUE INDEX events_key ON events (room, user, key) WHERE key IS NOT NULL;
     CREATE INDEX events_time ON events (time);
     """,
+    "ALTER TABLE events ADD COLUMN meta TEXT",
 )
 """Each brings the schema from one version (`PRAGMA user_version`) to the next."""
 
@@ -76,8 +77,10 @@ _KNOWN: Final = """
     ON events.room = sent.value ->> 0 AND events.user = sent.value ->> 1 AND events.key = sent.value ->> 2
 """
 _ADD_EVENTS: Final = """
-    INSERT INTO events (room, offset, time, kind, user, data, key)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM json_each(?)
+    INSERT INTO events (room, offset, time, kind, user, data, key, meta)
+    SELECT
+        value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
+    FROM json_each(?)
 """
 _SET_ROOMS: Final = """
     UPDATE rooms SET top = sent.value ->> 1, time = sent.value ->> 2 FROM json_each(?) AS sent
@@ -87,7 +90,7 @@ _AFTER: Final = """
     SELECT json_object(
         'top', top,
         'trimmed', trimmed,
-        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key)) FROM (
+        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key, meta)) FROM (
             SELECT * FROM events WHERE room = rooms.id AND offset > :after ORDER BY offset LIMIT :limit
         )))
     ) FROM rooms WHERE name = :room
@@ -96,7 +99,7 @@ _BEFORE: Final = """
     SELECT json_object(
         'top', top,
         'trimmed', trimmed,
-        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key)) FROM (
+        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key, meta)) FROM (
             SELECT * FROM events WHERE room = rooms.id AND offset < :before ORDER BY offset DESC LIMIT :limit
         )))
     ) FROM rooms WHERE name = :room
@@ -110,6 +113,10 @@ _LONG: Final = """
     SELECT json_group_array(json_array(id, min(top - :keep, trimmed + :events))) FROM (
         SELECT * FROM rooms WHERE top - trimmed > :keep LIMIT :rooms
     )
+"""
+_FORGOTTEN: Final = """
+    SELECT json_group_array(json_array(id, min(:through, top, trimmed + :events)))
+    FROM rooms WHERE name = :room AND trimmed < min(:through, top)
 """
 _TRIM_EVENTS: Final = """
     DELETE FROM events WHERE (room, offset) IN (
@@ -171,6 +178,9 @@ class SQLite:
 
     async def trim(self, *, before: int, keep: int) -> bool:
         return await self._writer.run(lambda: _write(self._writer, lambda use: _trim(use, before, keep)))
+
+    async def forget(self, room: str, through: int) -> bool:
+        return await self._writer.run(lambda: _write(self._writer, lambda use: _forget(use, room, through)))
 
 
 class _Thread:
@@ -351,6 +361,16 @@ def _trim(connection: sqlite3.Connection, before: int, keep: int) -> bool:
         limits = {"keep": keep, "events": TRIM_EVENTS, "rooms": TRIM_ROOMS}
         for room, last in _ends(_one(connection, _LONG, limits)):
             ends[room] = max(last, ends.get(room, 0))
+    return _let_go(connection, ends)
+
+
+def _forget(connection: sqlite3.Connection, room: str, through: int) -> bool:
+    bounds = {"room": room, "through": min(through, _END), "events": TRIM_EVENTS}
+    return _let_go(connection, dict(_ends(_one(connection, _FORGOTTEN, bounds))))
+
+
+def _let_go(connection: sqlite3.Connection, ends: dict[int, int]) -> bool:
+    """Of the events of some rooms, by their ids, up to some offsets. False: there are none."""
     if ends:
         connection.execute(_TRIM_EVENTS, [_text(list(ends.items()))])
         connection.execute(_TRIM_ROOMS, [_text(list(ends.items()))])
