@@ -5,7 +5,7 @@ from collections.abc import Callable
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import Disconnect
 from chatserver.feed import Feed
-from chatserver.message import Event
+from chatserver.message import Event, Joined, Left
 from chatserver.protocol import Codec
 
 
@@ -18,7 +18,7 @@ class Audience:
         """`keep_bytes`: of frames, for those who are behind. `dirty(feed)`: is called when `feed` is to be flushed."""
         self._keep_bytes = keep_bytes
         self._dirty = dirty
-        self._feeds: dict[Codec, Feed] = {}
+        self._feeds: dict[tuple[Codec, bool], Feed] = {}  # by codec, and whether who comes and goes is told
 
     @property
     def size(self) -> int:
@@ -30,20 +30,32 @@ class Audience:
         """More waits for a flush than one flush takes."""
         return any(feed.pending_bytes > WRITE_BYTES for feed in self._feeds.values())
 
-    def join(self, client: Client) -> None:
-        """From now on `client` is told what the others are. It is no more when it is disconnected."""
-        feed = self._feeds.get(client.codec)
+    def join(self, client: Client, *, codec: Codec | None = None, notices: bool = True) -> None:
+        """From now on `client` is told what the others are, of who comes and goes only with `notices`. It is no more
+        when it is disconnected. `codec`: one of this audience's, instead of the client's.
+        """
+        kind = (codec or client.codec, notices)
+        feed = self._feeds.get(kind)
         if feed is None:
-            feed = self._feeds[client.codec] = Feed(client.codec, self._keep_bytes)
+            feed = self._feeds[kind] = Feed(kind[0], self._keep_bytes)
         client.follow(feed)
+
+    def leave(self, client: Client) -> None:
+        """`client` has what was told so far, and is told no more."""
+        for feed in self._feeds.values():
+            client.unfollow(feed)
 
     def broadcast(self, event: Event) -> None:
         """Tells `event` to all. Never waits: who broadcasts a lot pauses while the audience is `crowded`."""
-        heard = [feed for feed in self._feeds.values() if feed.followers]
-        pieces = [feed.codec.encode(event) for feed in heard]  # if one fails, nobody has heard anything
-        for feed, piece in zip(heard, pieces, strict=True):
-            feed.append(piece)
-            self._dirty(feed)
+        notice = isinstance(event, Joined | Left)
+        heard = [feed for (_, notices), feed in self._feeds.items() if feed.followers and (notices or not notice)]
+        codecs = {feed.codec for feed in heard}
+        pieces = {codec: codec.encode(event) for codec in codecs}  # if one fails, nobody has heard anything
+        for feed in heard:
+            piece = pieces[feed.codec]
+            if piece:
+                feed.append(piece)
+                self._dirty(feed)
 
     def disconnect(self, end: Disconnect) -> None:
         """Ends the connections of all: they miss something."""

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from chatserver import frames
 from chatserver.errors import ConnectionLost, Disconnect, Slow
-from chatserver.message import Event
+from chatserver.message import Event, Info
 from chatserver.protocol import Codec
 
 WRITE_BYTES: Final = 128 * 1024
@@ -106,6 +106,7 @@ class Client:
         "delivered",
         "ending",
         "id",
+        "info",
         "parked",
         "pinged",
         "queue_bytes",
@@ -131,6 +132,9 @@ class Client:
         self.codec = codec
         self.id = id
         self.user = user
+        """What others, logs and plugins call it; somebody else may have the same name unless `info` has it, too."""
+        self.info = Info("", id)
+        """Who it is, as members of its rooms are told."""
         self.address = address
         self.queue_bytes = queue_bytes
         self.connected_at = time.monotonic()
@@ -168,11 +172,23 @@ class Client:
         source.join(self)
         self._wake(self)
 
+    def unfollow(self, source: Source) -> None:
+        """The client has what `source` was told so far, and receives no more of it."""
+        if source in self.sources:
+            self._step_apart()
+            self.sources.remove(source)
+            source.leave(self)
+            self._wake(self)
+
     def enqueue(self, event: Event) -> None:
         """Tells `event` to this client alone, after all that was told to it before."""
-        if self.ending:
+        if not self.ending:
+            self.push(self.codec.encode(event))
+
+    def push(self, piece: bytes) -> None:
+        """`enqueue` for what is encoded already, in this client's codec."""
+        if self.ending or not piece:
             return
-        piece = self.codec.encode(event)
         self._step_apart()
         self._put(piece)
         self.delivered += 1
@@ -183,11 +199,12 @@ class Client:
 
     async def emptied(self) -> None:
         """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
-        now and then. For one caller at a time.
+        now and then.
         """
         # What a parked client may have waiting may be less than a write: it is told one thing at a time.
         while self._queued > (0 if self.parked else WRITE_BYTES) and not self.ending:
-            self._emptied = asyncio.Event()
+            if self._emptied is None or self._emptied.is_set():
+                self._emptied = asyncio.Event()
             await self._emptied.wait()
 
     def control(self, frame: bytes) -> None:

@@ -56,6 +56,7 @@ class Pool:
         """The server stops: no more clients, please."""
         self.queue_bytes = queue_bytes
         self._everybody = self.audience()
+        self._expected: set[Client] = set()
         self._closing: list[Client] = []
         self._end: Disconnect | None = None
         self._unflushed: dict[Feed, None] = {}
@@ -77,8 +78,15 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def expect(self, client: Client) -> None:
+        """`client` is connected, but didn't say yet who it is: it is closed when all are, and told nothing."""
+        self._expected.add(client)
+        if self._end:
+            client.disconnect(self._end)
+
     async def add(self, client: Client) -> None:
         """Lets `client` in, and tells `on_connect`. One that comes while all are closed is closed, too."""
+        self._expected.discard(client)
         self.clients.add(client)
         if self._end:
             client.disconnect(self._end)
@@ -87,6 +95,7 @@ class Pool:
 
     def remove(self, client: Client) -> None:
         """Frees the place of `client` now, and tells `on_disconnect` soon. Once for each client that came in."""
+        self._expected.discard(client)
         if client not in self.clients:
             return
         self.clients.remove(client)
@@ -119,7 +128,7 @@ class Pool:
         """
         self.draining = True
         self._end = end
-        clients = self._closing = list(self.clients)
+        clients = self._closing = [*self.clients, *self._expected]
         for client in clients:
             client.disconnect(end, seconds)
         loop = asyncio.get_running_loop()
@@ -137,7 +146,7 @@ class Pool:
 
     def abort(self) -> None:
         """Drops everybody at once; ends a `close` that still waits."""
-        for client in {*self.clients, *self._closing}:
+        for client in {*self.clients, *self._expected, *self._closing}:
             client.abort()
 
     def _flush_soon(self, feed: Feed) -> None:

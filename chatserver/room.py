@@ -1,18 +1,20 @@
 """Rooms: numbered logs with people in front of them."""
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from chatserver.audience import Audience
-from chatserver.client import Client
+from chatserver.channels import Channel
+from chatserver.client import WRITE_BYTES, Client
 from chatserver.context import report
 from chatserver.errors import ChatError, InsufficientState, ServerFault, StorageUnavailable, Unrecoverable
-from chatserver.message import Event, Message
+from chatserver.message import Event, Info
 from chatserver.pool import Pool
+from chatserver.protocol import Chained, Codec
 from chatserver.recent import KEEP_EVENTS, Recent
+from chatserver.records import event_of
 from chatserver.shared import Shared
 from chatserver.store import Record, Store
 
@@ -20,31 +22,18 @@ logger = logging.getLogger(__name__)
 
 PAGE_EVENTS: Final = 200
 
-MESSAGE: Final = "message"
-"""The kind of an event that is told as a `Message`."""
+ANSWER_CHARACTERS: Final = WRITE_BYTES // 2
+"""Payloads of one answer, about: a client that is behind needn't have more waiting than it may."""
 
 
-class _Body(msgspec.Struct):
-    body: str
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Body).decode
-
-
-def data_of(body: str) -> str:
-    """How a text is kept in the log: `{"body": "text"}`."""
-    return _encode(_Body(body)).decode()
-
-
-def event_of(record: Record) -> Event | None:
-    """What members are told of `record`; None if it is nothing that they know."""
-    if record.kind != MESSAGE:
-        return None
-    try:
-        return Message(record.user, _decode(record.data).body)
-    except msgspec.DecodeError:
-        return None
+def fitting(records: Sequence[Record]) -> Sequence[Record]:
+    """The first of `records`, as many as go into one answer, but at least one."""
+    size = 0
+    for count, record in enumerate(records):
+        size += len(record.data)
+        if count and size > ANSWER_CHARACTERS:
+            return records[:count]
+    return records
 
 
 class Room:
@@ -54,9 +43,14 @@ class Room:
     are delivered in the order of the log, each once: what is missing is read from the store.
     """
 
-    def __init__(self, name: str, pool: Pool, store: Store) -> None:
-        self.name = name
+    def __init__(self, channel: Channel, pool: Pool, store: Store) -> None:
+        self.channel = channel
+        self.name = channel.name
         self.audience: Audience = pool.audience()
+        self.members: dict[Client, Info] = {}
+        """Who is in the room, in this process, and what the others are told of them."""
+        self.chained: dict[Codec, Chained] = {}
+        """The codecs of this room alone, by those of the clients that use them."""
         self.held = 0
         """How many use the room just now: it is let go when nobody has for a while."""
         self.idle_since = 0.0
@@ -97,27 +91,79 @@ class Room:
         if self._open and self._heard > self.offset:
             self._repairing.start()
 
-    async def join(self, client: Client, *, after: int | None = None, last: int = 0) -> None:
+    async def join(
+        self,
+        client: Client,
+        *,
+        after: int | None = None,
+        last: int = 0,
+        info: Info | None = None,
+        notices: bool = True,
+        chained: Chained | None = None,
+    ) -> None:
         """Tells `client` what came after the offset `after`, or else the `last` messages, and makes it a member.
 
-        It misses nothing and gets nothing twice. Raises `Unrecoverable`, and storage errors.
+        It misses nothing and gets nothing twice. Others see `info` (None: that of the client); with `notices` it is
+        told who comes and goes; it is told all by `chained`, one of this room's, instead of its own codec. Raises
+        `Unrecoverable`, and storage errors.
         """
+        codec = chained.alone if chained else client.codec
         if after is None:
-            after = await self._tell_last(client, last) if last else self.offset
-        elif after > self.offset:
-            await self._reach(after)
+            after = await self._tell_last(client, last, codec) if last else self.offset
+        else:
+            await self.reach(after)
         while after < self.offset and not client.ending:
             records = await self._after(after)
-            await self._tell(client, records)
+            await self._tell(client, records, codec)
             after = records[-1].offset
-        self.audience.join(client)  # nothing was awaited since the comparison
+        if chained:
+            chained.anew()
+        self.audience.join(client, codec=chained, notices=notices)  # nothing was awaited since the comparison
+        self.members[client] = info or client.info
+
+    def leave(self, client: Client) -> None:
+        """`client` has what was told so far, and is no member any more."""
+        self.audience.leave(client)
+        self.members.pop(client, None)
+
+    async def since(self, after: int) -> Sequence[Record]:
+        """The first events after the offset `after`, as many as go into one answer; `join` tells the rest.
+
+        Raises `Unrecoverable`, and storage errors.
+        """
+        await self.check(after)
+        return fitting(await self._after(after)) if after < self.offset else []
+
+    async def reach(self, offset: int) -> None:
+        """Tells the members what there is up to `offset`: another process may know of more than this one.
+
+        Raises `Unrecoverable` if the log never came so far, and storage errors.
+        """
+        if offset <= self.offset:
+            return
+        self.heard(offset)
+        await self._repairing.done()
+        if offset > self.offset:
+            await self._store.read(self.name, after=offset, limit=1)  # raises what is the matter
+            raise StorageUnavailable
+
+    def forget(self, through: int) -> None:
+        """Tells nobody any more, from memory, what came up to the offset `through`."""
+        self._recent.forget(through)
 
     async def check(self, after: int) -> None:
         """Raises `Unrecoverable` if what came after that offset can't be told any more, and storage errors."""
-        if after > self.offset:
-            await self._reach(after)
-        elif await self._recall(after) is None:
-            await self._store.read(self.name, after=after, limit=1)
+        await self.reach(after)
+        if after < self.channel.oldest(self.offset):
+            raise Unrecoverable
+        records = await self._recall(after)
+        if records is None:
+            records = await self._store.read(self.name, after=after, limit=1)
+        if records and records[0].time < self.channel.since(time.time()):
+            raise Unrecoverable
+
+    def _event(self, record: Record) -> Event | None:
+        return event_of(record, self.name, positioned=self.channel.positioned)
 
     @property
     def busy(self) -> bool:
@@ -132,7 +178,7 @@ class Room:
     def _deliver(self, record: Record) -> None:
         self._recent.append(record)
         try:
-            event = event_of(record)
+            event = self._event(record)
             if event:
                 self.audience.broadcast(event)
         except Exception as error:  # a codec's: the members miss something now, and have to be told
@@ -183,14 +229,6 @@ class Room:
             self.audience.disconnect(InsufficientState())  # also those who joined while the store was asked
             self._recent = Recent(top)
 
-    async def _reach(self, offset: int) -> None:
-        """Another process may have told a client of more than this one knows."""
-        self.heard(offset)
-        await self._repairing.done()
-        if offset > self.offset:
-            await self._store.read(self.name, after=offset, limit=1)  # raises what is the matter
-            raise StorageUnavailable
-
     async def _after(self, offset: int) -> list[Record]:
         """Events after `offset`, at least one of those that are delivered already, but none beyond."""
         records = await self._recall(offset)
@@ -210,20 +248,20 @@ class Room:
         """Reads the end of the log into memory, for all who want it."""
         self._recent.prepend(await self._store.read(self.name, before=self._recent.start + 1, limit=KEEP_EVENTS))
 
-    async def _tell_last(self, client: Client, count: int) -> int:
+    async def _tell_last(self, client: Client, count: int, codec: Codec) -> int:
         top = self.offset
-        start = max(0, top - count)
+        start = max(0, top - count, self.channel.oldest(top))
         try:
             records = await self._after(start)
         except Unrecoverable:  # not so many are kept
-            records = await self._store.read(self.name, before=top + 1, limit=count)
-        await self._tell(client, records)
+            records = await self._store.read(self.name, before=top + 1, limit=top - start)
+        since = self.channel.since(time.time())
+        await self._tell(client, [record for record in records if record.time >= since], codec)
         return records[-1].offset if records else top
 
-    @staticmethod
-    async def _tell(client: Client, records: Sequence[Record]) -> None:
+    async def _tell(self, client: Client, records: Sequence[Record], codec: Codec) -> None:
         for record in records:
-            event = event_of(record)
+            event = self._event(record)
             if event:
-                client.enqueue(event)
+                client.push(codec.encode(event))
                 await client.emptied()

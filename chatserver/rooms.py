@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from chatserver.channels import Channels
 from chatserver.client import Client
 from chatserver.context import report
 from chatserver.errors import ChatError, Unrecoverable
 from chatserver.journal import Answered, Journal
-from chatserver.message import Position
+from chatserver.message import Info, Message, Position, Publish
 from chatserver.pool import Pool
-from chatserver.room import Room, data_of
+from chatserver.protocol import Chained
+from chatserver.records import entry_of
+from chatserver.room import Room
 from chatserver.signals import Signals
 from chatserver.store import Entry, Record, Stamp, Store
 
@@ -30,6 +33,9 @@ IDLE_SECONDS: Final = 30.0
 """How long a room without members is kept for those who come right back."""
 
 TRIM_SECONDS: Final = 10.0
+
+_BREATH_SECONDS: Final = 0.01
+"""Between two steps of what isn't urgent: appends go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,18 @@ class Rooms:
     a member and when it is none any more.
     """
 
-    def __init__(self, pool: Pool, store: Store, *, plugin_seconds: float, retention: Retention) -> None:
-        """`plugin_seconds`: deadline of each receiver."""
+    def __init__(
+        self,
+        pool: Pool,
+        store: Store,
+        *,
+        plugin_seconds: float,
+        retention: Retention,
+        channels: Channels | None = None,
+    ) -> None:
+        """`plugin_seconds`: deadline of each receiver. `channels`: None: all are as they are by default."""
         self.store = store
+        self.channels = channels or Channels()
         self._pool = pool
         self._retention = retention
         self._rooms: dict[str, Room] = {}
@@ -93,30 +108,80 @@ class Rooms:
 
     @contextlib.asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[Room]:
-        """The room `name`, open as long as it is held. Raises storage errors."""
+        """The room `name`, open as long as it is held. Raises `BadRequest`, `UnknownChannel`, and storage errors."""
+        room = await self.take(name)
+        try:
+            yield room
+        finally:
+            self.release(room)
+
+    async def take(self, name: str) -> Room:
+        """The room `name`, open until it is released as often as it was taken. Raises as `hold` does."""
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = Room(name, self._pool, self.store)
+            room = self._rooms[name] = Room(self.channels.find(name), self._pool, self.store)
         room.held += 1
         try:
             await room.open()
-            yield room
-        finally:
-            room.held -= 1
-            room.idle_since = time.monotonic()
+        except BaseException:
+            self.release(room)
+            raise
+        return room
 
-    async def join(self, client: Client, room: Room, *, after: Position | None = None, last: int = 0) -> None:
+    def release(self, room: Room) -> None:
+        """Gives back what was taken."""
+        room.held -= 1
+        room.idle_since = time.monotonic()
+
+    def get(self, name: str) -> Room | None:
+        """The room `name`, if it is open."""
+        return self._rooms.get(name)
+
+    def members(self, name: str) -> list[Info]:
+        """Who is in the room `name`, in this process."""
+        room = self._rooms.get(name)
+        return list(room.members.values()) if room else []
+
+    @property
+    def open(self) -> Collection[Room]:
+        """All that are."""
+        return self._rooms.values()
+
+    async def join(
+        self,
+        client: Client,
+        room: Room,
+        *,
+        after: Position | None = None,
+        last: int = 0,
+        info: Info | None = None,
+        notices: bool = True,
+        chained: Chained | None = None,
+    ) -> None:
         """Makes `client` a member of `room`, which the caller holds, and tells `on_join`. See `Room.join`."""
-        await room.join(client, after=None if after is None else self.offset(after), last=last)
-        if not client.ending:
+        offset = None if after is None else self.offset(after)
+        await self._signals.settled(client, room)  # who comes back at once would be told of its own departure
+        await room.join(client, after=offset, last=last, info=info, notices=notices, chained=chained)
+        if client.ending:
+            room.leave(client)
+        else:
             self._of.setdefault(client, set()).add(room)
             await self._signals.arrive(client, room)
 
-    def publish(
-        self, room: str, user: str, body: str, *, key: str | None = None, answered: Answered | None = None
-    ) -> asyncio.Future[Stamp]:
-        """`user` says `body` in `room`; with a `key` of the user's own it is stored once. See `append`."""
-        return self.append(Entry(room, user, data_of(body), key=key), answered)
+    def leave(self, client: Client, room: Room) -> None:
+        """`client` is no member any more, now, and `on_leave` is told, soon."""
+        room.leave(client)
+        rooms = self._of.get(client, set())
+        if room in rooms:
+            rooms.remove(room)
+            self._signals.depart(client, room)
+
+    def publish(self, command: Publish, client: Client, answered: Answered | None = None) -> asyncio.Future[Stamp]:
+        """`client` says what `command` has. See `append`."""
+        room = self._rooms.get(command.room)
+        info = (room and room.members.get(client)) or client.info
+        message = Message(client.user, command.body, command.room, command.data, info=info)
+        return self.append(entry_of(message, command.key), answered)
 
     def append(self, entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
         """Takes `entry` for its room's log. The future has its stamp when it is durable, or a `ChatError` within five
@@ -128,6 +193,20 @@ class Rooms:
         """Raises `Unrecoverable` if what came after that position can't be told any more, and storage errors."""
         async with self.hold(name) as room:
             await room.check(self.offset(after))
+
+    async def forget(self, name: str) -> None:
+        """Lets go of all that was said in the room `name` so far. Members are told it before, and go on.
+
+        Raises as `hold` does; then some of it may be gone.
+        """
+        async with self.hold(name) as room:
+            through = (await self.store.top([name]))[name]
+            await room.reach(through)
+            try:
+                while await self._journal.forget(name, through):  # noqa: ASYNC110 - it is the work that is repeated
+                    await asyncio.sleep(_BREATH_SECONDS)
+            finally:
+                room.forget(through)  # also what was read into memory meanwhile
 
     async def ready(self, name: str) -> None:
         """Waits while the members of the room have more to take than one flush."""
@@ -152,12 +231,13 @@ class Rooms:
         if room is None:
             return
         if stamp.new:
-            room.receive(Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key))
+            room.receive(Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta))
         else:
             room.heard(stamp.offset)
 
     async def _gone(self, client: Client) -> None:
         for room in self._of.pop(client, ()):
+            room.leave(client)
             self._signals.depart(client, room)
 
     async def _compare(self) -> None:
@@ -182,7 +262,7 @@ class Rooms:
     async def _trim(self) -> None:
         while True:
             more = await self._trim_some()
-            await asyncio.sleep(0.01 if more else TRIM_SECONDS)  # appends go first
+            await asyncio.sleep(_BREATH_SECONDS if more else TRIM_SECONDS)
 
     async def _trim_some(self) -> bool:
         seconds = self._retention.seconds

@@ -18,8 +18,9 @@ Receiver: TypeAlias = Callable[Concatenate[Client, P], Awaitable[None]]
 class Signals(Generic[P]):
     """Arrivals of clients, and departures.
 
-    `arrivals` and `departures` are lists of `async def receiver(client, *place)`, called in order. A departure is told
-    when its arrival has been told to all. Receivers are guarded: each has a deadline, and its faults are its own.
+    `arrivals` and `departures` are lists of `async def receiver(client, *place)`, called in order. Who comes and goes
+    more than once at one place is told in that order: each change when the one before has been told to all. Receivers
+    are guarded: each has a deadline, and its faults are its own.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -28,23 +29,25 @@ class Signals(Generic[P]):
         self.departures: list[Receiver[P]] = []
         self._seconds = seconds
         self._guards: dict[Receiver[P], Guard] = {}
-        self._arriving: dict[tuple[object, ...], asyncio.Event] = {}
+        self._told: dict[tuple[object, ...], asyncio.Event] = {}  # when the last change so far is
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def arrive(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
         """Tells that `client` has come, and returns when all know."""
-        arrived = self._arriving[client, *place] = asyncio.Event()
-        try:
-            await self._tell(self.arrivals, client, *place, **named)
-        finally:
-            del self._arriving[client, *place]
-            arrived.set()
+        await self._change(self.arrivals, self._turn(client, *place), client, *place, **named)
 
     def depart(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
         """Has it told, soon, that `client` has left."""
-        task = asyncio.create_task(self._depart(client, *place, **named))
+        turn = self._turn(client, *place)
+        task = asyncio.create_task(self._change(self.departures, turn, client, *place, **named))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def settled(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
+        """Returns when all know of what changed so far."""
+        told = self._told.get((client, *place))
+        if told:
+            await told.wait()
 
     async def stop(self) -> None:
         """Ends what is still being told."""
@@ -52,11 +55,28 @@ class Signals(Generic[P]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _depart(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
-        arriving = self._arriving.get((client, *place))
-        if arriving:
-            await arriving.wait()
-        await self._tell(self.departures, client, *place, **named)
+    def _turn(self, *key: object) -> tuple[asyncio.Event | None, asyncio.Event]:
+        before, told = self._told.get(key), asyncio.Event()
+        self._told[key] = told
+        return before, told
+
+    async def _change(
+        self,
+        receivers: list[Receiver[P]],
+        turn: tuple[asyncio.Event | None, asyncio.Event],
+        client: Client,
+        *place: P.args,
+        **named: P.kwargs,
+    ) -> None:
+        before, told = turn
+        try:
+            if before:
+                await before.wait()
+            await self._tell(receivers, client, *place, **named)
+        finally:
+            told.set()
+            if self._told.get((client, *place)) is told:
+                del self._told[client, *place]
 
     async def _tell(self, receivers: list[Receiver[P]], client: Client, *place: P.args, **named: P.kwargs) -> None:
         for receiver in receivers:

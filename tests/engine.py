@@ -11,7 +11,7 @@ from chatserver.client import Client
 from chatserver.message import Position
 from chatserver.pool import Pool
 from chatserver.protocol import Codec, Simple
-from chatserver.room import data_of
+from chatserver.records import data_of
 from chatserver.rooms import Retention, Rooms
 from chatserver.store import Entry, Record, Stamp, Store
 from chatserver.store.memory import Memory
@@ -65,6 +65,12 @@ class Puppet(Memory):
         await self._at("trim")
         more = await super().trim(before=before, keep=keep)
         await self._at("trim done")
+        return more
+
+    async def forget(self, room: str, through: int) -> bool:
+        await self._at("forget")
+        more = await super().forget(room, through)
+        await self._at("forget done")
         return more
 
     async def _at(self, moment: str) -> None:
@@ -155,4 +161,4 @@ class Node:
 
     async def say(self, *bodies: object, room: str = "lobby") -> list[Stamp]:
         """Publishes messages, and waits until they are stored."""
-        return await asyncio.gather(*(self.rooms.publish(room, "alice", f"{body}") for body in bodies))
+        return await asyncio.gather(*(self.rooms.append(entry(body, room)) for body in bodies))

@@ -9,7 +9,7 @@ from chatserver.audience import Audience
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import ServerFault
 from chatserver.feed import Feed
-from chatserver.message import Event, Message, Notice
+from chatserver.message import Event, Joined, Left, Message, Notice
 from chatserver.protocol import Codec, Simple
 from tests.fakes import FakeTransport, make_client, told
 
@@ -21,10 +21,10 @@ class Room:
         self.dirty: list[Feed] = []
         self.audience = Audience(1 << 20, self.dirty.append)
 
-    def enter(self, codec: Codec) -> tuple[Client, FakeTransport]:
+    def enter(self, codec: Codec, *, notices: bool = True) -> tuple[Client, FakeTransport]:
         transport = FakeTransport()
         client = make_client(transport, codec)
-        self.audience.join(client)
+        self.audience.join(client, notices=notices)
         return client, transport
 
     def flush(self, *clients: Client) -> None:
@@ -134,3 +134,39 @@ async def test_a_client_that_has_ended_is_not_let_in(room: Room) -> None:
     room.audience.join(client)
     assert room.audience.size == 0
     client.gone()
+
+
+async def test_who_comes_and_goes_is_told_to_those_who_want_to_know(room: Room) -> None:
+    codec = Simple()
+    members = [room.enter(codec, notices=notices) for notices in (True, False)]
+    with mock.patch.object(codec, "encode", wraps=codec.encode) as encode:
+        for event in (Joined("bob"), Message("bob", "hi"), Left("bob")):
+            room.audience.broadcast(event)
+    assert encode.call_count == 3
+    room.flush(*(client for client, _ in members))
+    assert [told(transport) for _, transport in members] == [["bob connected", "hi", "bob disconnected"], ["hi"]]
+
+
+async def test_what_a_codec_has_no_words_for_is_told_to_nobody_who_speaks_it(room: Room) -> None:
+    client, transport = room.enter(Simple())
+    room.audience.broadcast(Message("bob", None, data="[1]"))
+    assert not room.dirty
+    room.flush(client)
+    assert told(transport) == []
+
+
+async def test_who_leaves_has_what_was_told_before_and_nothing_after(room: Room) -> None:
+    codec = Simple()
+    (leaver, transport), (stayer, other) = room.enter(codec), room.enter(codec)
+    room.flush(leaver, stayer)
+    room.audience.broadcast(Notice("a"))
+    room.audience.leave(leaver)
+    room.audience.broadcast(Notice("b"))
+    room.flush(leaver, stayer)
+    assert (told(transport), told(other)) == (["a"], ["a", "b"])
+    assert room.audience.size == 1
+    room.audience.leave(leaver)
+    room.audience.join(leaver)
+    room.audience.broadcast(Notice("c"))
+    room.flush(leaver, stayer)
+    assert (told(transport), told(other)) == (["a", "c"], ["a", "b", "c"])

@@ -645,3 +645,39 @@ async def test_delivered_counts_what_the_feed_delivered(client: Client, feed: Fe
     client.enqueue(Refused(400, "f"))
     client.disconnect(GoingAway())
     assert client.delivered == 6
+
+
+async def test_of_several_sources_one_can_be_left(client: Client, transport: FakeTransport) -> None:
+    left, kept = Feed(CODEC, 1 << 20), Feed(CODEC, 1 << 20)
+    for feed in (left, kept):
+        client.follow(feed)
+    serve(client)
+    for body in ("a", "b"):
+        publish(left, f"left {body}")
+        publish(kept, f"kept {body}")
+        if body == "a":
+            client.unfollow(left)
+            client.unfollow(left)
+    kept.flush()
+    serve(client)
+    assert told(transport) == ["left a", "kept a", "kept b"]
+    assert left.followers == 0
+
+
+async def test_what_is_encoded_already_is_told_in_its_turn(client: Client, transport: FakeTransport) -> None:
+    tell(client, "a")
+    client.push(CODEC.encode(Notice("b")))
+    client.push(b"")
+    tell(client, "c")
+    serve(client)
+    assert told(transport) == ["a", "b", "c"]
+    assert client.delivered == 3
+
+
+async def test_many_may_wait_until_not_much_is_left_to_tell(client: Client, transport: FakeTransport) -> None:
+    tell(client, *["x" * 30_000] * 9)
+    waiting = [asyncio.create_task(client.emptied()) for _ in range(3)]
+    await turns()
+    assert not any(task.done() for task in waiting)
+    serve(client)
+    await asyncio.gather(*waiting)

@@ -1162,3 +1162,41 @@ async def test_the_drain_survives_whatever_a_flush_does(
     await clock.push(MOMENT)
     assert told(transport) == ["a", "b"]
     assert [record.message for record in caplog.records] == ["flush failed"]
+
+
+async def test_who_is_expected_is_told_nothing_and_closed_with_the_rest(pool: Pool, clock: Clock) -> None:
+    transport = FakeTransport()
+    stranger = make_client(transport, CODEC, wake=pool.wake)
+    pool.expect(stranger)
+    say(pool, "a")
+    await clock.push(MOMENT)
+    assert stranger not in pool.clients
+    assert told(transport) == []
+    closing = asyncio.create_task(pool.close(GoingAway(), 5, answers=False))
+    await clock.push(0.1)
+    assert await closing == Closed(1, 0)
+    assert told(transport) == ["<close 1001 server shutdown>"]
+    late = make_client(FakeTransport(), CODEC, wake=pool.wake)
+    pool.expect(late)
+    assert isinstance(late.ending, GoingAway)
+    for client in (stranger, late):
+        pool.remove(client)
+        client.gone()
+
+
+async def test_who_was_expected_comes_in_like_everybody(pool: Pool, clock: Clock) -> None:
+    gone: list[str] = []
+
+    async def left(client: Client) -> None:
+        gone.append(client.user)
+
+    pool.on_disconnect.append(left)
+    stranger, member = (make_client(FakeTransport(), CODEC, user=user, wake=pool.wake) for user in ("eve", "bob"))
+    for client in (stranger, member):
+        pool.expect(client)
+    await pool.add(member)
+    for client in (stranger, member):
+        pool.remove(client)
+        client.gone()
+    await clock.push(MOMENT)
+    assert gone == ["bob"]

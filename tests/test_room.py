@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatserver import recent, room
+from chatserver.channels import Channels, Namespace
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import (
     ConnectionLost,
@@ -21,13 +25,16 @@ from chatserver.message import Event, Message, Notice
 from chatserver.pool import Pool
 from chatserver.protocol import Codec, Simple
 from chatserver.recent import KEEP_EVENTS
-from chatserver.room import PAGE_EVENTS, Room, data_of, event_of
+from chatserver.records import data_of
+from chatserver.room import ANSWER_CHARACTERS, PAGE_EVENTS, Room
 from chatserver.store import Record
 from chatserver.store.memory import Log
 from tests.engine import Puppet, entry, fill, numbers
 from tests.fakes import PATIENT, Clock, FakeTransport, make_client, stopped_clock, told, turns
 
 INSUFFICIENT_STATE = "<close 3010 insufficient state>"
+
+DEFAULT = Namespace()
 
 
 @pytest.fixture
@@ -83,14 +90,14 @@ class Lobby:
         self.pool._flush()
 
 
-def make_lobby(store: Puppet) -> Lobby:
+def make_lobby(store: Puppet, namespace: Namespace = DEFAULT) -> Lobby:
     pool = Pool(queue_bytes=1 << 20, heartbeat_seconds=0, write_seconds=0, plugin_seconds=0.5)
-    return Lobby(store, Room("lobby", pool, store), pool)
+    return Lobby(store, Room(Channels({"": namespace}).find("lobby"), pool, store), pool)
 
 
 @contextlib.asynccontextmanager
-async def opened(store: Puppet) -> AsyncIterator[Lobby]:
-    lobby = make_lobby(store)
+async def opened(store: Puppet, namespace: Namespace = DEFAULT) -> AsyncIterator[Lobby]:
+    lobby = make_lobby(store, namespace)
     await lobby.room.open()
     yield lobby
     await lobby.room.stop()
@@ -108,27 +115,16 @@ async def lobby(clock: Clock, store: Puppet) -> AsyncIterator[Lobby]:
         yield lobby
 
 
-# What a record says
-
-
-def test_a_text_is_kept_as_json_and_found_again() -> None:
-    assert data_of('a "b"\n') == '{"body":"a \\"b\\"\\n"}'
-    assert event_of(Record(1, 0, "message", "alice", data_of('a "b"\n'))) == Message("alice", 'a "b"\n')
-
-
 @pytest.mark.parametrize(
     "record",
     [
         Record(1, 0, "edit", "alice", '{"body":"a","of":3}'),
-        Record(1, 0, "message", "alice", '{"text":"a"}'),
-        Record(1, 0, "message", "alice", '{"body":7}'),
-        Record(1, 0, "message", "alice", "[]"),
         Record(1, 0, "message", "alice", "no JSON"),
+        Record(1, 0, "message", "alice", '{"body":"a"'),
         Record(1, 0, "message", "alice", ""),
     ],
 )
 async def test_what_is_no_message_is_told_to_nobody_and_takes_its_place(lobby: Lobby, record: Record) -> None:
-    assert event_of(record) is None
     transport = await lobby.join()
     await lobby.say("6", "7", "8")
     lobby.store._logs["lobby"].records[6] = lobby.room._recent._records[1] = record
@@ -560,6 +556,40 @@ async def test_who_comes_back_from_where_all_is_kept_is_let_in(clock: Clock, sto
         assert lobby.heard(await lobby.join(after=after)) == numbers(after + 1, max(20, lobby.room.offset))
 
 
+async def test_what_came_since_is_found_without_joining(lobby: Lobby) -> None:
+    assert [record.offset for record in await lobby.room.since(2)] == [3, 4, 5]
+    assert await lobby.room.since(5) == []
+    await lobby.append("6")
+    assert [record.offset for record in await lobby.room.since(6)] == []
+    assert lobby.room.offset == 6
+    with pytest.raises(Unrecoverable):
+        await lobby.room.since(7)
+
+
+async def test_what_came_since_is_no_more_than_fits_into_one_answer(clock: Clock, store: Puppet) -> None:
+    big = "x" * (ANSWER_CHARACTERS // 2 - 100)
+    await fill(store, [big, big, big, big * 3])
+    async with opened(store) as lobby:
+        found = [await lobby.room.since(after) for after in (0, 2, 3)]
+        assert [[record.offset for record in records] for records in found] == [[1, 2], [3], [4]]
+
+
+@pytest.mark.parametrize("namespace", [Namespace(history_size=2), Namespace(history_seconds=3600)], ids=["size", "age"])
+async def test_who_comes_back_from_before_what_may_be_told_is_told_so(
+    clock: Clock, store: Puppet, namespace: Namespace
+) -> None:
+    await fill(store, numbers(1, 5))
+    now = time.time_ns() // 1_000_000
+    records = store._logs["lobby"].records
+    ages = (9_000_000, 8_000_000, 7_000_000, 0, 0)
+    records[:] = [msgspec.structs.replace(record, time=now - age) for record, age in zip(records, ages, strict=True)]
+    async with opened(store, namespace) as lobby:
+        assert [record.offset for record in await lobby.room.since(3)] == [4, 5]
+        with pytest.raises(Unrecoverable):
+            await lobby.room.since(2)
+        assert lobby.heard(await lobby.join(last=9)) == ["4", "5"]
+
+
 async def test_who_heard_more_from_another_process_is_told_the_rest(lobby: Lobby) -> None:
     member = await lobby.join()
     await lobby.append("6", "7", "8")
@@ -945,3 +975,33 @@ async def test_a_join_that_races_with_a_trim_is_told_all_or_that_it_cant(clock: 
     outcomes: set[bool] = set()
     assert await every_schedule(run) > 5
     assert outcomes == ({True, False} if after < 6 else {False})
+
+
+@pytest.mark.parametrize("wanted", [{"after": 0}, {"after": 2}, {"after": 3}, {"last": 2}, {"last": 9}], ids=str)
+async def test_nobody_who_joins_later_is_told_what_was_forgotten_while_another_joined(
+    clock: Clock, wanted: dict[str, Any]
+) -> None:
+    """Of a room where the first three of four messages are forgotten while a fifth is appended."""
+
+    async def run(schedule: Schedule) -> None:
+        store = Stepwise()
+        await fill(store, numbers(1, 4))
+        async with opened(store) as lobby:
+            store.schedule = schedule
+            client, transport = lobby.client()
+            joining: list[asyncio.Task[None]] = []
+            join = [lambda: joining.append(asyncio.create_task(lobby.room.join(client, **wanted)))]
+            forget = [lambda: store._logs["lobby"].drop(3), lambda: lobby.room.forget(3)]
+            await schedule.run([join, forget, _append(lobby, lobby.room.receive)])
+            refused = (await asyncio.gather(*joining, return_exceptions=True))[0] is not None
+            heard = lobby.heard(transport)
+            first = wanted.get("after", 5 - len(heard)) + 1
+            assert heard == ([] if refused else numbers(first, 5)), schedule.path
+            assert refused or "5" in heard, schedule.path
+            store.schedule = None
+            assert lobby.heard(await lobby.join(last=9)) == ["4", "5"], schedule.path
+            outcomes.add(refused)
+
+    outcomes: set[bool] = set()
+    assert await every_schedule(run) > 5
+    assert outcomes == ({True, False} if wanted.get("after", 3) < 3 else {False})

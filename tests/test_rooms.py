@@ -16,13 +16,15 @@ from chatserver.errors import (
     PolicyViolation,
     StorageFull,
     StorageUnavailable,
+    StorageUnsure,
     Unrecoverable,
 )
 from chatserver.journal import STORE_SECONDS
 from chatserver.message import Notice, Position
+from chatserver.records import data_of
 from chatserver.room import Room
 from chatserver.rooms import COMPARE_ROOMS, COMPARE_SECONDS, IDLE_SECONDS, TRIM_SECONDS, Retention
-from chatserver.store import StoreError
+from chatserver.store import Entry, StoreError
 from tests.engine import Member, Node, Puppet, entry, fill, numbers
 from tests.fakes import Clock, stopped_clock, turns
 
@@ -501,6 +503,40 @@ async def test_a_receiver_may_throw_a_client_out(node: Node, clock: Clock) -> No
     assert diary.lines == ["user0 joined lobby", "user0 left lobby"]
 
 
+async def test_who_is_in_a_room_is_known_as_long_as_it_is(node: Node) -> None:
+    assert (node.rooms.get("lobby"), node.rooms.members("lobby")) == (None, [])
+    member = await node.enter()
+    room = node.rooms.get("lobby")
+    assert room in node.rooms.open
+    assert node.rooms.members("lobby") == [member.client.info]
+    await node.leave(member)
+    await turns()
+    assert node.rooms.members("lobby") == []
+
+
+async def test_who_leaves_and_stays_connected_is_told_nothing_more_and_its_leave_is_told_once(
+    node: Node, clock: Clock
+) -> None:
+    diary = Diary(node)
+    member = await node.enter()
+    async with node.rooms.hold("lobby") as room:
+        node.rooms.leave(member.client, room)
+        node.rooms.leave(member.client, room)
+    await node.say("1")
+    await clock.push(MOMENT)
+    assert member.heard == []
+    assert diary.lines == ["user0 joined lobby", "user0 left lobby"]
+
+
+async def test_what_goes_with_an_event_is_told_live_as_it_is_from_the_log(node: Node, clock: Clock) -> None:
+    meta = '{"tags":{"color":"red"}}'
+    async with node.rooms.hold("lobby") as room:
+        await node.rooms.append(Entry("lobby", "alice", data_of("1"), meta=meta))
+        live = await room.since(0)
+    assert live == await node.rooms.store.read("lobby", limit=10)
+    assert [record.meta for record in live] == [meta]
+
+
 # Coming back
 
 
@@ -624,6 +660,161 @@ async def test_a_trim_that_fails_is_tried_again(
         await node.say("1", "2")
         await clock.push(TRIM_SECONDS)
         assert len(await store.read("lobby", limit=100)) == 1
+
+
+# Forgetting
+
+
+async def come(node: Node, clock: Clock) -> list[str]:
+    """What somebody is told who comes now and wants all there is."""
+    member = await node.enter(last=100)
+    await clock.push(MOMENT)
+    return member.heard
+
+
+async def forget(node: Node, clock: Clock) -> None:
+    """Lets time pass until it is done."""
+    forgetting = asyncio.create_task(node.rooms.forget("lobby"))
+    await clock.until(forgetting.done, 1)
+    await forgetting
+
+
+async def test_who_comes_after_all_was_forgotten_is_told_what_came_later_and_members_go_on(
+    node: Node, clock: Clock
+) -> None:
+    member = await node.enter()
+    await node.say(*numbers(1, 5))
+    assert await come(node, clock) == numbers(1, 5)
+    await forget(node, clock)
+    assert await come(node, clock) == []
+    await node.say("6")
+    assert await come(node, clock) == ["6"]
+    assert member.heard == numbers(1, 6)
+
+
+async def test_who_comes_back_from_before_what_was_forgotten_is_told_so(node: Node, clock: Clock) -> None:
+    await node.enter()
+    await node.say(*numbers(1, 5))
+    await forget(node, clock)
+    await node.say("6")
+    with pytest.raises(Unrecoverable):
+        await node.enter(after=4)
+    back = await node.enter(after=5)
+    await clock.push(MOMENT)
+    assert back.heard == ["6"]
+
+
+async def test_much_is_forgotten_in_many_steps_with_appends_in_between_which_stay(
+    node: Node, clock: Clock, store: Puppet
+) -> None:
+    await fill(store, numbers(1, 5000))
+    member = await node.enter()
+    store.seconds["forget"] = 0.005
+    forgetting = asyncio.create_task(node.rooms.forget("lobby"))
+    await clock.push(0.02)
+    await node.say("x", "y")
+    assert not forgetting.done()
+    await clock.push(1)
+    await forgetting
+    assert store.count["forget done"] >= 5
+    assert [record.offset for record in await store.read("lobby", limit=100)] == [5001, 5002]
+    assert await come(node, clock) == member.heard == ["x", "y"]
+
+
+async def test_what_members_have_not_heard_yet_is_told_before_it_is_forgotten(
+    node: Node, other: Node, clock: Clock, store: Puppet
+) -> None:
+    member = await node.enter()
+    gate = store.shut("top done")
+    await clock.push(COMPARISON)
+    await other.say(*numbers(1, 5))
+    forgetting = asyncio.create_task(node.rooms.forget("lobby"))
+    gate.set()
+    await clock.push(MOMENT)
+    await forgetting
+    await node.say("6")
+    await clock.push(COMPARISON)
+    assert member.heard == numbers(1, 6)
+    assert await come(node, clock) == ["6"]
+
+
+async def test_what_was_read_into_memory_while_it_was_forgotten_is_forgotten_too(
+    node: Node, clock: Clock, store: Puppet
+) -> None:
+    await fill(store, numbers(1, 5))
+    gate = store.shut("forget")
+    forgetting = asyncio.create_task(node.rooms.forget("lobby"))
+    await clock.push(MOMENT)
+    assert await come(node, clock) == numbers(1, 5)
+    gate.set()
+    await clock.push(MOMENT)
+    await forgetting
+    assert await come(node, clock) == []
+
+
+async def test_what_was_read_before_and_arrives_after_it_was_forgotten_stays_forgotten(
+    node: Node, clock: Clock, store: Puppet
+) -> None:
+    await fill(store, numbers(1, 5))
+    gate = store.shut("read done")
+    coming = asyncio.create_task(come(node, clock))
+    await turns()
+    assert store.count["read done"] == 1
+    forgetting = asyncio.create_task(node.rooms.forget("lobby"))
+    await clock.push(MOMENT)
+    await forgetting
+    gate.set()
+    await coming
+    assert await come(node, clock) == []
+    assert await node.rooms.store.read("lobby", limit=100) == []
+
+
+async def test_a_room_that_is_opened_to_be_forgotten_is_let_go(node: Node, clock: Clock, store: Puppet) -> None:
+    await fill(store, numbers(1, 5))
+    await forget(node, clock)
+    assert await store.read("lobby", limit=100) == []
+    assert await store.top(["lobby"]) == {"lobby": 5}
+    await clock.push(2 * IDLE_SECONDS, step=0.5)
+    assert len(node.rooms) == 0
+
+
+async def test_to_forget_what_was_never_said_takes_no_space(node: Node, store: Puppet) -> None:
+    await node.rooms.forget("lobby")
+    assert store._logs == {}
+
+
+async def test_forgetting_that_fails_is_known_and_can_be_tried_again(node: Node, clock: Clock, store: Puppet) -> None:
+    await fill(store, numbers(1, 3000))
+    member = await node.enter()
+    await node.say("x")
+    store.seconds["forget done"] = 0.005
+    forgetting = asyncio.create_task(node.rooms.forget("lobby"))
+    await clock.push(0.01)
+    assert store.count["forget done"] == 1
+    store.errors["forget"] = StorageUnavailable()
+    await clock.push(MOMENT)
+    with pytest.raises(StorageUnavailable):
+        await forgetting
+    with pytest.raises(Unrecoverable):
+        await node.enter(after=0)
+    del store.errors["forget"]
+    await forget(node, clock)
+    assert await come(node, clock) == []
+    await node.say("y")
+    await clock.push(MOMENT)
+    assert member.heard == ["x", "y"]
+
+
+async def test_what_is_gone_from_the_store_is_gone_from_memory_though_the_rest_could_not_be_forgotten(
+    node: Node, clock: Clock, store: Puppet
+) -> None:
+    await node.enter()
+    await node.say(*numbers(1, 5))
+    store.errors["forget done"] = StorageUnsure()
+    with pytest.raises(StorageUnsure):
+        await node.rooms.forget("lobby")
+    assert await store.read("lobby", limit=100) == []
+    assert await come(node, clock) == []
 
 
 # Start and stop

@@ -69,6 +69,24 @@ async def test_a_departure_is_told_soon(signals: Places) -> None:
     assert diary.lines == ["alice left lobby"]
 
 
+async def test_all_is_settled_when_the_last_change_is_told(signals: Places) -> None:
+    diary = Diary(signals)
+    client = make_client()
+    await signals.settled(client, "lobby")
+    diary.gate.clear()
+    arriving = asyncio.create_task(signals.arrive(client, "lobby"))
+    await turns()
+    signals.depart(client, "lobby")
+    settling = asyncio.create_task(signals.settled(client, "lobby"))
+    await turns()
+    assert not settling.done()
+    await signals.settled(client, "garden")
+    diary.gate.set()
+    await settling
+    assert diary.lines[-1] == "alice left lobby"
+    await arriving
+
+
 async def test_a_departure_is_told_when_the_arrival_was_told_to_all(signals: Places) -> None:
     first, second = Diary(signals, "1 "), Diary(signals, "2 ")
     second.lines = first.lines
@@ -211,3 +229,25 @@ async def test_a_receiver_that_keeps_failing_is_switched_off(signals: Places, ca
     for _ in range(FAILURES + 5):
         await signals.arrive(make_client(), "lobby")
     assert [line.message for line in caplog.records] == ["plugin failed"] * FAILURES + ["plugin switched off"]
+
+
+async def test_who_leaves_and_comes_back_at_once_is_told_in_that_order(signals: Places) -> None:
+    diary, client = Diary(signals), make_client()
+    await signals.arrive(client, "lobby")
+    diary.gate.clear()
+    signals.depart(client, "lobby")
+    coming = asyncio.create_task(signals.arrive(client, "lobby"))
+    await turns()
+    signals.depart(client, "lobby")
+    diary.gate.set()
+    await coming
+    await turns()
+    assert diary.lines == [
+        "alice comes to lobby",
+        "alice is in lobby",
+        "alice left lobby",
+        "alice comes to lobby",
+        "alice is in lobby",
+        "alice left lobby",
+    ]
+    assert not signals._told

@@ -16,7 +16,7 @@ import pytest
 from chatserver import recent, room, rooms
 from chatserver.errors import ChatError, StorageUnavailable, StorageUnsure, Unrecoverable
 from chatserver.message import Position
-from chatserver.room import data_of
+from chatserver.records import data_of
 from chatserver.rooms import Retention
 from chatserver.store import Entry, Record, Stamp
 from chatserver.store.memory import Memory

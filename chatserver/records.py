@@ -1,0 +1,100 @@
+"""How what is said is kept in a log, and told again."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from chatserver.channels import Channel
+from chatserver.message import LOBBY, Event, Info, Message, Publish
+from chatserver.protocol import check_body
+from chatserver.protocol.payload import body_of, payload, with_body
+from chatserver.store import Entry, Record
+
+MESSAGE: Final = "message"
+"""The kind of an event that is told as a `Message`."""
+
+
+class _Body(msgspec.Struct):
+    body: str
+
+
+class _Info(msgspec.Struct, omit_defaults=True):
+    user: str = ""
+    client: str = ""
+    conn: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    chan: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Meta(msgspec.Struct, omit_defaults=True):
+    info: _Info | None = None
+    tags: dict[str, str] | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_meta = msgspec.json.Decoder(_Meta).decode
+
+
+def data_of(body: str, data: str = "") -> str:
+    """The payload: `{"body": "text"}`, or `data`, whose `body` is brought in line with `body`."""
+    if not data:
+        return _encode(_Body(body)).decode()
+    return data if (body_of(data) or "") == body else with_body(data, body)
+
+
+def meta_of(info: Info | None, tags: Mapping[str, str] | None = None) -> str | None:
+    """What is kept beside the payload: who said it, and its tags."""
+    if info is None and not tags:
+        return None
+    who = _Info(info.user, info.client, _raw(info.conn), _raw(info.chan)) if info else None
+    return _encode(_Meta(who, dict(tags) if tags else None)).decode()
+
+
+def said(room: str, raw: bytes, max_body_bytes: int, *, key: str | None = None) -> Publish:
+    """The command that says the payload `raw`. Raises `BadRequest`, and `ChatError` for a text that nobody may say."""
+    data = payload(raw)
+    body = body_of(data) or ""
+    check_body(body, max_body_bytes)
+    return Publish(body, room, data, key)
+
+
+def entry_of(message: Message, key: str | None = None) -> Entry:
+    """What is to be appended for `message`."""
+    data = data_of(message.body or "", message.data)
+    return Entry(message.room, message.user, data, MESSAGE, key, meta_of(message.info, message.tags))
+
+
+def event_of(record: Record, room: str = LOBBY, *, positioned: bool = True) -> Event | None:
+    """What members of `room` are told of `record`; None if it is nothing that they know."""
+    if record.kind != MESSAGE or not _is_json(record.data):
+        return None
+    offset = record.offset if positioned else 0
+    meta = _decode_meta(record.meta) if record.meta else _Meta()
+    return Message(record.user, body_of(record.data), room, record.data, offset, _info(meta.info), meta.tags)
+
+
+def messages_of(records: Iterable[Record], channel: Channel) -> list[Message]:
+    """Those of `records` that are messages, as members of `channel` are told of them."""
+    events = (event_of(record, channel.name, positioned=channel.positioned) for record in records)
+    return [event for event in events if isinstance(event, Message)]
+
+
+def _is_json(data: str) -> bool:
+    try:
+        _skip(data)
+    except msgspec.DecodeError:  # somebody else wrote to the storage
+        return False
+    return True
+
+
+def _info(info: _Info | None) -> Info | None:
+    return Info(info.user, info.client, _text(info.conn), _text(info.chan)) if info else None
+
+
+def _raw(text: str) -> msgspec.Raw | msgspec.UnsetType:
+    return msgspec.Raw(text.encode()) if text else msgspec.UNSET
+
+
+def _text(raw: msgspec.Raw | msgspec.UnsetType) -> str:
+    return "" if raw is msgspec.UNSET else bytes(raw).decode()

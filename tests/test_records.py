@@ -1,0 +1,108 @@
+"""How what is said is kept in a log, and told again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatserver.channels import Channels, Namespace
+from chatserver.errors import BadRequest, BodyInvalid, BodyTooLong
+from chatserver.message import Info, Message, Publish
+from chatserver.records import data_of, entry_of, event_of, messages_of, meta_of, said
+from chatserver.store import Entry, Record
+from tests.fakes import PATIENT
+
+INFO = Info("ann", "c1", '{"name":"Ann"}', '{"role":"mod"}')
+
+
+def kept(entry: Entry, offset: int = 1) -> Record:
+    return Record(offset, 0, entry.kind, entry.user, entry.data, entry.key, entry.meta)
+
+
+def test_a_text_is_kept_as_json() -> None:
+    assert data_of('a "b"\n') == '{"body":"a \\"b\\"\\n"}'
+
+
+@pytest.mark.parametrize(
+    ("body", "data", "expected"),
+    [
+        ("hi", '{"n":1.0,"body":"hi"}', '{"n":1.0,"body":"hi"}'),
+        ("HI", '{"n":1.0,"body":"hi"}', '{"n":1.0,"body":"HI"}'),
+        ("", "[1.0]", "[1.0]"),
+        ("", '{"body":7}', '{"body":7}'),
+        ("was nothing", '{"body":7}', '{"body":"was nothing"}'),
+    ],
+)
+def test_a_payload_is_kept_as_it_was_said_unless_its_text_was_changed(body: str, data: str, expected: str) -> None:
+    assert data_of(body, data) == expected
+
+
+@PATIENT
+@given(
+    st.builds(
+        Message,
+        user=st.text(max_size=5),
+        body=st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+        room=st.just("lobby"),
+        offset=st.integers(1, 1 << 50),
+        info=st.none() | st.sampled_from([INFO, Info("", "c2"), Info("ann", "", chan="[1]")]),
+        tags=st.none() | st.dictionaries(st.text("ab"), st.text("cd"), min_size=1),
+    )
+)
+def test_what_is_said_is_told(message: Message) -> None:
+    told = event_of(kept(entry_of(message), message.offset), "lobby")
+    assert isinstance(told, Message)
+    assert (told.user, told.body, told.offset) == (message.user, message.body, message.offset)
+    assert (told.info, told.tags) == (message.info, message.tags)
+    assert told.data == data_of(message.body or "")
+
+
+def test_what_has_no_sender_and_no_tags_needs_no_space_for_them() -> None:
+    assert meta_of(None) is None
+    assert meta_of(None, {}) is None
+
+
+@pytest.mark.parametrize("data", ['{"text":"a"}', '{"body":7}', "[]", "null", '"body"'])
+def test_what_has_no_text_is_told_without(data: str) -> None:
+    assert event_of(Record(1, 0, "message", "ann", data)) == Message("ann", None, data=data, offset=1)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(1, 0, "edit", "alice", '{"body":"a","of":3}'),
+        Record(1, 0, "message", "alice", "no JSON"),
+        Record(1, 0, "message", "alice", ""),
+    ],
+)
+def test_what_is_no_message_is_not_told(record: Record) -> None:
+    assert event_of(record) is None
+
+
+def test_positions_are_told_where_they_are_to_be() -> None:
+    record = Record(7, 0, "message", "ann", "1")
+    for history, offset in (("subscriber", 7), ("nobody", 0)):
+        channel = Channels({"": Namespace(history=history)}).find("lobby")  # type: ignore[arg-type]
+        assert [message.offset for message in messages_of([record], channel)] == [offset]
+
+
+def test_a_payload_becomes_a_command() -> None:
+    assert said("red", b'{ "body": "hi", "n": 1.0 }', 100, key="k") == Publish(
+        "hi", "red", '{"body":"hi","n":1.0}', "k"
+    )
+    assert said("red", b"[1,\n2]", 100) == Publish("", "red", "[1,2]")
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"", BadRequest),
+        (b"{", BadRequest),
+        (b"NaN", BadRequest),
+        (b'"\\ud800"', BadRequest),
+        (b'{"body":"a\\u0000"}', BodyInvalid),
+        (b'{"body":"abcd"}', BodyTooLong),
+    ],
+)
+def test_what_nobody_may_say_is_refused(raw: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        said("red", raw, 3)
