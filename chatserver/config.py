@@ -18,7 +18,10 @@ from aiohttp.typedefs import Handler
 from dotenv.parser import Binding, parse_stream
 from environs import Env, EnvValidationError, FileAwareEnv, ValidationError
 
+from chatserver import channels
+from chatserver.keyset import check_url, public_key
 from chatserver.store import open_store, shown
+from chatserver.tokens import check_secret
 
 DEFAULT_STORE: Final = "sqlite:///chat.db"
 LEVELS: Final = ("debug", "info", "warn", "error")
@@ -66,6 +69,20 @@ def _store() -> Any:
         return raw or DEFAULT_STORE
 
     return _setting(DEFAULT_STORE, parse, secret=True, show=shown)
+
+
+def _checked(check: Callable[[str], object], *, secret: bool) -> Any:
+    """A text that `check` raises `ValueError` for if it is wrong."""
+
+    def parse(raw: str) -> str:
+        try:
+            if raw:
+                check(raw)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        return raw
+
+    return _setting("", parse, secret=secret)
 
 
 def _names(default: str = "") -> Any:
@@ -135,12 +152,20 @@ class Config:
     tls_key: str = _text()
     tls_key_password: str = _text(secret=True)
     log_level: str = _choice("info", LEVELS)
-    features: tuple[str, ...] = _names("presence,limits,http,api")
+    features: tuple[str, ...] = _names("presence,limits,http,api,centrifuge")
     plugins: tuple[str, ...] = _names()
     plugin_seconds: float = _number(float, "0.5", _DAY)
     store_url: str = _store()
+    namespaces: str = _checked(channels.parse, secret=False)
     retention_seconds: float = _number(float, "0", 100 * 365 * _DAY)
     retention_count: int = _number(int, "0", 1_000_000_000)
+    token_hmac_secret: str = _checked(check_secret, secret=True)
+    token_public_key: str = _checked(public_key, secret=True)
+    token_jwks_url: str = _checked(check_url, secret=False)
+    token_audience: str = _text()
+    token_issuer: str = _text()
+    token_require: tuple[str, ...] = _names("exp")
+    anonymous: str = _choice("", ("", "on", "off"))
     api_token: str = _text(secret=True)
     rate_limit: float = _number(float, "1000", _COUNT)
     max_message_bytes: int = _number(int, "65536", _BYTES)
@@ -153,6 +178,16 @@ class Config:
     heartbeat_seconds: float = _number(float, "25", _DAY)
     write_seconds: float = _number(float, "10", _DAY)
     drain_seconds: float = _number(float, "8", _DAY)
+
+    @property
+    def has_token_key(self) -> bool:
+        """Tokens can be verified."""
+        return bool(self.token_hmac_secret or self.token_public_key or self.token_jwks_url)
+
+    @property
+    def allows_anonymous(self) -> bool:
+        """Clients without a token are let in."""
+        return self.anonymous == "on" or (not self.anonymous and not self.has_token_key)
 
 
 CONFIG: Final = web.AppKey("CONFIG", Config)

@@ -83,7 +83,7 @@ def test_without_file_and_environment_the_defaults_hold() -> None:
     config = load()
     assert config == Config()
     assert (config.host, config.port, config.log_level) == ("localhost", 8080, "info")
-    assert config.features == ("presence", "limits", "http", "api")
+    assert config.features == ("presence", "limits", "http", "api", "centrifuge")
 
 
 def test_defaults_are_overruled_by_the_file_and_the_file_by_the_environment(
@@ -103,25 +103,39 @@ def test_each_setting_is_read_from_environment_and_file(
     raw, value = sample(name)
     pair = {"TLS_CERT": "cert", "TLS_KEY": "key"} if name in ("TLS_CERT", "TLS_KEY") else {}
     others = "".join(f"{other}={path}\n" for other, path in pair.items() if other != name)
-    from_file = load(write(f"{others}{name}={raw}\n"))
+    quoted = raw if "\n" not in raw else '"' + raw.replace("\n", "\\n") + '"'
+    from_file = load(write(f"{others}{name}={quoted}\n"))
     assert values(from_file)[name] == value != values(Config())[name]
     monkeypatch.setenv(name, raw)
     assert load(write(others)) == from_file
 
 
+SAMPLES = {
+    **dict.fromkeys(NUMBERS, ("12", 12)),
+    **dict.fromkeys(("FEATURES", "PLUGINS"), ("http", ("http",))),
+    "ALLOWED_ORIGINS": ("https://a.example", ("https://a.example",)),
+    "TRUSTED_PROXIES": ("10.0.0.0/8", ("10.0.0.0/8",)),
+    "TOKEN_REQUIRE": ("sub, exp", ("sub", "exp")),
+    "LOG_LEVEL": ("debug", "debug"),
+    "ANONYMOUS": ("off", "off"),
+}
+STRICT = {
+    "STORE_URL": "memory://",
+    "NAMESPACES": '{"news":{}}',
+    "TOKEN_HMAC_SECRET": "s" * 32,
+    "TOKEN_PUBLIC_KEY": """-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYD54V/vp+54P9DXarYqx4MPcm+HK
+RIQzNasYSoRQHQ/6S6Ps8tpMcT+KvIIC8W/e9k0W7Cm72M1P9jU7SLf/vg==
+-----END PUBLIC KEY-----
+""",
+    "TOKEN_JWKS_URL": "https://login.example/keys.json",
+}
+
+
 def sample(name: str) -> tuple[str, object]:
     """A value that is not the default, as it is written and as it is read."""
-    if name in NUMBERS:
-        return "12", 12
-    if name in ("FEATURES", "PLUGINS"):
-        return "http", ("http",)
-    if name == "ALLOWED_ORIGINS":
-        return "https://a.example", ("https://a.example",)
-    if name == "TRUSTED_PROXIES":
-        return "10.0.0.0/8", ("10.0.0.0/8",)
-    if name == "STORE_URL":
-        return "memory://", "memory://"
-    return ("debug", "debug") if name == "LOG_LEVEL" else ("there", "there")
+    text = STRICT.get(name, "there")
+    return SAMPLES.get(name, (text, text))
 
 
 def test_what_the_environment_empties_is_not_taken_from_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
