@@ -333,6 +333,10 @@ class ForceDisconnect(Disconnect):
     code = 3503
     reason = "force disconnect"
 
+    def __init__(self, reason: str | None = None, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.code = code or self.code
+
 
 class NotPermitted(Disconnect):
     """Nobody without a token is let in."""

@@ -6,6 +6,7 @@ nothing happens and its own options rule.
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -13,8 +14,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from chatserver.config import Config
+from chatserver.config import CONFIG, Config
+from chatserver.context import report
 from chatserver.keys import POOL
+
+logger = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS: Final = 1.0
 """For handlers that still run when all clients are closed; aiohttp waits for them twice."""
@@ -28,6 +32,7 @@ _ADEV_PORT: Final = 8000
 
 def adopt(app: web.Application, config: Config) -> None:
     """Adapts the launcher that called the factory, if it is one of those."""
+    app.on_startup.append(_tell)
     main: Any = sys.modules["__main__"]
     if getattr(getattr(main, "__spec__", None), "name", "") == "aiohttp.web" and hasattr(main, "run_app"):
         main.run_app = _run_app(main.run_app, config)
@@ -36,6 +41,11 @@ def adopt(app: web.Application, config: Config) -> None:
     else:
         return
     app.on_shutdown.insert(0, _second_signal_aborts)
+
+
+async def _tell(app: web.Application) -> None:
+    """As our own launcher does when it listens."""
+    report(logger, logging.INFO, "starting", anonymous=app[CONFIG].allows_anonymous)
 
 
 def _run_app(run_app: Callable[..., None], config: Config) -> Callable[..., None]:

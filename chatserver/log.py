@@ -106,6 +106,8 @@ def configure(level: str) -> None:
             "loggers": {
                 # aiohttp's own access log has the query string, and with it people's tokens; ours stands in for it.
                 "aiohttp.access": {"level": "WARNING", "handlers": [], "propagate": True},
+                # Its warnings quote the subprotocols that a client offers, and there may be a token among them.
+                "aiohttp.websocket": {"level": "ERROR", "handlers": [], "propagate": True},
             },
         }
     )

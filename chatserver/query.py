@@ -4,21 +4,22 @@ import re
 import secrets
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from chatserver.channels import ROOM_RULE, is_room
 from chatserver.message import LOBBY, Position
 
 HISTORY: Final = 1000
 """The most messages that `?history=` gives; who wants more pages through the HTTP API."""
 
 USER_RULE: Final = "1 to 32 of A-Z a-z 0-9 _ . - are allowed, the first of them a letter or digit"
-ROOM_RULE: Final = "1 to 128 of A-Z a-z 0-9 _ . : # @ - are allowed, the first of them a letter or digit"
+
+BEARER: Final = "bearer."
+"""Before a token that stands among the subprotocols."""
 
 USER_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"
-ROOM_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.:#@-]{0,127}"
 
 _USER: Final = re.compile(USER_PATTERN)
-_ROOM: Final = re.compile(ROOM_PATTERN)
 _POSITION: Final = re.compile(r"(?:([0-9a-f]{1,64}):)?(\d{1,15})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
 
@@ -26,11 +27,6 @@ _NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
 def is_user(text: str) -> bool:
     """`text` may be a user's name."""
     return _USER.fullmatch(text) is not None
-
-
-def is_room(text: str) -> bool:
-    """`text` may be a room's name."""
-    return _ROOM.fullmatch(text) is not None
 
 
 def position(text: str) -> Position:
@@ -76,3 +72,24 @@ def history(request: web.Request) -> int:
     if not _NUMBER.fullmatch(given):
         raise web.HTTPBadRequest(text=f"history: a whole number is allowed, at most {HISTORY} count")
     return min(int(given), HISTORY)
+
+
+def token(request: web.Request) -> str:
+    """The token that comes with `request`, or an empty text: `?token=`, `Authorization: Bearer`, or for pages
+    `bearer.TOKEN` among the subprotocols.
+    """
+    given = request.query.get("token", "")
+    if not given:
+        scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        given = credentials.strip() if scheme.lower() == "bearer" else ""
+    return given or next((name.removeprefix(BEARER) for name in _subprotocols(request) if name.startswith(BEARER)), "")
+
+
+def token_follows(request: web.Request) -> bool:
+    """`?auth=message`: the token is the first message."""
+    return request.query.get("auth") == "message"
+
+
+def _subprotocols(request: web.Request) -> list[str]:
+    headers = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
+    return [name.strip() for header in headers for name in header.split(",")]

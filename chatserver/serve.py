@@ -73,7 +73,7 @@ async def _listen(runner: web.AppRunner, config: Config) -> None:
         site = web.TCPSite(runner, config.host, config.port, ssl_context=tls, backlog=1024)
     await site.start()
     addresses = [_shown(address) for address in runner.addresses]
-    report(logger, logging.INFO, "listening", addresses=addresses, tls=bool(tls))
+    report(logger, logging.INFO, "listening", addresses=addresses, tls=bool(tls), anonymous=config.allows_anonymous)
 
 
 async def _stop_listening(runner: web.AppRunner, config: Config) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
@@ -75,14 +75,20 @@ class WebSocketTransport:
         "response",
     )
 
-    def __init__(self, max_message_bytes: int, *, binary: bool = False) -> None:
+    def __init__(self, max_message_bytes: int, *, binary: bool = False, protocols: Sequence[str] = ()) -> None:
         """`max_message_bytes`: a longer message ends the connection with 1009; 0 is no limit.
 
-        `binary`: binary messages are welcome; otherwise they end it with 1003.
+        `binary`: binary messages are welcome; otherwise they end it with 1003. `protocols`: the subprotocols that are
+        spoken; the first that the client offers is selected.
         """
         limit = max_message_bytes and max_message_bytes + 1  # aiohttp refuses what is as long as its limit
         self.response = _Upgrade(
-            autoclose=False, autoping=False, compress=False, max_msg_size=limit, writer_limit=HIGH_WATER_BYTES
+            autoclose=False,
+            autoping=False,
+            compress=False,
+            max_msg_size=limit,
+            protocols=protocols,
+            writer_limit=HIGH_WATER_BYTES,
         )
         """What the handler returns to aiohttp."""
         self.answer: Callable[[bytes], None] = self.write

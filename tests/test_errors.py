@@ -1,9 +1,11 @@
 """The numbers and words of errors, which clients and other people's code depend on."""
 
+import json
+
 import pytest
 
 from chatserver import errors
-from chatserver.errors import ChatError, Disconnect, PeerClosed, TooManyMessages
+from chatserver.errors import ChatError, Disconnect, ForceDisconnect, PeerClosed, TooManyMessages
 
 CHAT_ERRORS = [
     (errors.ChatError(), 400, "refused"),
@@ -84,12 +86,25 @@ def test_errors_and_disconnects_are_two_trees() -> None:
 
 @pytest.mark.parametrize("end", [row[0] for row in DISCONNECTS])
 def test_a_reason_of_ours_fits_into_a_close_frame(end: Disconnect) -> None:
-    assert len(str(end).encode()) <= errors.REASON_BYTES
+    assert 0 < len(str(end).encode()) <= errors.REASON_BYTES
+
+
+@pytest.mark.parametrize("end", [row[0] for row in DISCONNECTS])
+def test_no_reason_of_ours_is_json(end: Disconnect) -> None:
+    """Clients would take it for advice of their protocol's first version."""
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(str(end))
 
 
 def test_plugins_refuse_and_disconnect_with_their_own_words() -> None:
     assert (ChatError("no links, please").code, str(ChatError("no links, please"))) == (400, "no links, please")
     assert (Disconnect("go away").code, str(Disconnect("go away"))) == (1008, "go away")
+
+
+def test_an_operators_program_has_its_own_code_and_words() -> None:
+    end = ForceDisconnect("kicked", 4001)
+    assert (end.code, str(end)) == (4001, "kicked")
+    assert ForceDisconnect().code == 3503
 
 
 def test_a_peer_is_answered_with_its_own_code() -> None:

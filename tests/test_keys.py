@@ -9,7 +9,7 @@ from aiohttp import web
 
 from chatserver.app import build
 from chatserver.config import CONFIG, Config
-from chatserver.keys import CHAIN, POOL
+from chatserver.keys import CHAIN, POOL, SESSIONS
 from chatserver.pool import Pool
 from tests.server import ROOT
 
@@ -26,6 +26,7 @@ def test_each_application_has_its_own() -> None:
     one, other = build(Config()), build(Config())
     assert one[POOL] is not other[POOL]
     assert one[CHAIN] is not other[CHAIN]
+    assert one[SESSIONS] is not other[SESSIONS]
 
 
 def test_the_configuration_is_kept() -> None:

@@ -546,13 +546,14 @@ async def test_no_query_reaches_the_log(client: Any, path: str) -> None:
 async def test_no_query_of_a_websocket_reaches_the_log() -> None:
     app, stream = built(log_level="debug")
     async with TestServer(app) as server:
-        path = f"/ws?name=alice&token={CANARY}"
+        path = f"/ws?name=alice&from={CANARY}"
         client = await RawClient.connect(server.port or 0, path)
         assert client.status == 101
         await client.close()
         assert (await RawClient.connect(server.port or 0, path, Origin="http://evil")).status == 403
+        assert (await RawClient.connect(server.port or 0, f"/ws?token={CANARY}")).status == 401
     assert [line["user"] for line in stream.of("connected") + stream.of("disconnected")] == ["alice", "alice"]
-    assert len(stream.of("refused")) == 1
+    assert len(stream.of("refused")) == 2
     assert CANARY not in stream.getvalue()
 
 

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from chatserver import query
+from chatserver.channels import ROOM_RULE, is_room
 from chatserver.message import Position
 from tests.fakes import PATIENT
 
 LETTERS = string.ascii_letters + string.digits
 NASTY = "\n\r\t\0\x0b\x1b\x7f\x85\xa0 \u2028\u200b\u202e\xdf\u0430\uff21/\\%?&+,;'\"<*$"
 NASTY += "\N{ARABIC-INDIC DIGIT THREE}\N{SUPERSCRIPT TWO}"
-USER, ROOM, OFFSET = LETTERS + "_.-", LETTERS + "_.:#@-", string.digits
+USER, ROOM, OFFSET = LETTERS + "_.-", LETTERS + "_.:#@,$-", string.digits
 
 
 def texts(alphabet: str, most: int) -> st.SearchStrategy[str]:
@@ -67,17 +68,24 @@ def test_users_are_those_of_the_grammar(text: str) -> None:
 @PATIENT
 @given(texts(ROOM, 128))
 @example("room\n")
+@example("$")
+@example("$a")
+@example("$$a")
+@example("#a")
+@example("$" + "r" * 127)
+@example("$" + "r" * 128)
 @example("r" * 128)
 @example("r" * 129)
 @example("")
 def test_rooms_are_those_of_the_grammar(text: str) -> None:
-    assert query.is_room(text) == follows(text, ROOM, 128)
+    whole = follows(text, ROOM, 128, LETTERS + "#$")
+    assert is_room(text) == (whole and follows(text.removeprefix("$"), ROOM, 128, LETTERS + "#"))
 
 
 @PATIENT
 @given(st.text(min_size=1, max_size=40))
 def test_no_name_has_what_cant_be_seen_or_can_be_mistaken(text: str) -> None:
-    if query.is_room(text) or query.is_user(text):
+    if is_room(text) or query.is_user(text):
         assert text.isascii()
         assert text.isprintable()
         assert not set(text) & set(string.whitespace + "/\\%\"'<>&")
@@ -115,7 +123,7 @@ def test_a_position_is_read_as_it_is_written(epoch: str, offset: int) -> None:
 @given(texts(ROOM, 128))
 def test_requests_name_what_the_grammars_have(text: str) -> None:
     assert accepts(query.user, "name", text) == (not text or query.is_user(text))
-    assert accepts(query.room, "room", text) == (not text or query.is_room(text))
+    assert accepts(query.room, "room", text) == (not text or is_room(text))
     assert accepts(query.after, "after", text) == (not text or is_position(text))
 
 
@@ -142,7 +150,7 @@ def test_who_names_nothing_is_a_guest_in_the_lobby_who_asks_for_no_history() -> 
 
 def test_the_rules_say_what_the_grammars_have() -> None:
     """`A-Z a-z 0-9 _ . -`, and how many of them."""
-    for rule, alphabet, most in ((query.USER_RULE, USER, 32), (query.ROOM_RULE, ROOM, 128)):
+    for rule, alphabet, most in ((query.USER_RULE, USER, 32), (ROOM_RULE, ROOM, 128)):
         count, _, rest = rule.partition(" of A-Z a-z 0-9 ")
         assert count == f"1 to {most}"
         assert sorted(LETTERS + "".join(rest.partition(" are")[0].split())) == sorted(alphabet)

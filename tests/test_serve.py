@@ -16,7 +16,7 @@ import trustme
 
 from chatserver import __version__
 from tests.raw import RawClient
-from tests.server import ROOT, Server
+from tests.server import ROOT, Server, patched
 
 
 def command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -155,11 +155,11 @@ async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: 
 
 
 async def test_health_while_it_runs_and_while_it_stops(server: Server) -> None:
-    server.start()
+    server.start(*patched("from chatserver import pool", "pool.CLOSE_SECONDS = 30.0"))
     connection = await asyncio.open_connection("127.0.0.1", server.port)
     assert await get(*connection, "/healthz") == (200, {"status": "alive"})
     assert await get(*connection, "/readyz") == (200, {"status": "ready"})
-    stubborn = await RawClient.connect(server.port)  # doesn't answer the close frame, so that the drain takes a while
+    stubborn = await RawClient.connect(server.port)  # doesn't answer the close frame, which the drain waits for
     server.signal(signal.SIGTERM)
     while (frame := await stubborn.receive()) and frame.opcode != 8:
         continue
@@ -168,6 +168,7 @@ async def test_health_while_it_runs_and_while_it_stops(server: Server) -> None:
     with pytest.raises(OSError, match="Connect"):
         await RawClient.connect(server.port)
     connection[1].close()
+    stubborn.abort()
     assert await asyncio.to_thread(server.wait) == 0
 
 
@@ -211,7 +212,7 @@ async def test_a_broken_standard_error_costs_nobody_a_connection(server: Server)
 
 async def test_the_log_tells_who_came_and_went(server: Server) -> None:
     server.start()
-    alice = await RawClient.connect(server.port, "/ws?name=alice&token=CANARY")
+    alice = await RawClient.connect(server.port, "/ws?name=alice&from=CANARY")
     await alice.text()
     alice.say('{"type":2,"body":"CANARY"}')
     await alice.text()
@@ -220,13 +221,19 @@ async def test_the_log_tells_who_came_and_went(server: Server) -> None:
     await alice.close()
     refused = await RawClient.connect(server.port, "/ws?token=CANARY", Origin="http://evil")
     assert refused.status == 403
+    for path, offered in (("/ws?token=CANARY", ""), ("/ws", "chat, bearer.CANARY"), ("/ws", "bearer.CANARY")):
+        offer = {"Sec-WebSocket-Protocol": offered} if offered else {}
+        assert (await RawClient.connect(server.port, path, **offer)).status == 401
     assert server.stop() == 0
-    (connected,), (disconnected,), (refusal,) = map(server.events, ("connected", "disconnected", "refused"))
+    (connected,), (disconnected,), (refusal, *unauthorized) = map(
+        server.events, ("connected", "disconnected", "refused")
+    )
     assert connected["user"] == "alice"
     assert connected["connection"] == disconnected["connection"]
-    assert disconnected["logger"] == "chatserver.ws"
+    assert disconnected["logger"] == "chatserver.door"
     assert (disconnected["code"], disconnected["messages_in"], disconnected["messages_out"]) == (1000, 2, 3)
     assert 0 <= disconnected["seconds"] < 60
     assert (refusal["path"], refusal["status"]) == ("/ws", 403)
+    assert [line["problem"] for line in unauthorized] == ["unauthorized"] * 3
     assert "CANARY" not in server.stderr
     assert not server.foreign

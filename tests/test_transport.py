@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -32,7 +33,7 @@ async def connect() -> AsyncIterator[Connect]:
     """Makes a connection and returns both of its ends."""
     ends: asyncio.Queue[WebSocketTransport] = asyncio.Queue()
     finished = asyncio.Event()
-    settings: dict[str, bool] = {}
+    settings: dict[str, Any] = {}
 
     async def handler(request: web.Request) -> web.StreamResponse:
         end = WebSocketTransport(1000, **settings)
@@ -59,7 +60,7 @@ async def ends_with(end: WebSocketTransport) -> Disconnect:
     """What `receive` raises, at last."""
     while True:
         try:
-            await asyncio.wait_for(end.receive(), 10)
+            await asyncio.wait_for(end.receive(), 30)
         except Disconnect as reason:
             return reason
 
@@ -202,7 +203,7 @@ async def test_bytes_are_signs_of_life_if_somebody_was_there_to_take_them(connec
     end.heard()
     assert not end.heard()
     client.writer.write(b"\x81")  # half a header
-    for _ in range(100):
+    for _ in range(2000):
         await asyncio.sleep(0.01)
         if end.heard():
             break

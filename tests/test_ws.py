@@ -20,7 +20,7 @@ from chatserver.journal import Answered
 from chatserver.keys import POOL, ROOMS
 from chatserver.message import Command, Position
 from chatserver.query import HISTORY
-from chatserver.room import data_of
+from chatserver.records import data_of
 from chatserver.store import Entry, Stamp, Store
 from tests import raw
 from tests.raw import RawClient
@@ -47,6 +47,7 @@ async def start() -> AsyncIterator[Start]:
         return server
 
     yield start
+    await RawClient.clean_up()  # or else the server waits for answers to its close frames
     for server in servers:
         await server.close()
 
@@ -253,7 +254,7 @@ async def test_after_the_end_of_all_nothing_is_left(start: Start) -> None:
         client.abort()
     for client in clients[10:]:
         await client.close()
-    for _ in range(200):
+    for _ in range(1000):
         if len(asyncio.all_tasks()) <= before:
             break
         await asyncio.sleep(0.02)
@@ -349,7 +350,7 @@ async def test_no_command_speaks_in_a_room_that_its_sender_isnt_in(start: Start)
 
 async def test_a_room_that_cant_be_one_is_refused_with_its_grammar(start: Start) -> None:
     server = await start(**QUIET)
-    for room in ("-a", "a%20b", "a/b", "a%0A", "%C3%A9", "a" * 129, "%00", "a%00b", "..", "%23a"):
+    for room in ("-a", "a%20b", "a/b", "a%0A", "%C3%A9", "a" * 129, "%00", "a%00b", "..", "$", "$$a"):
         client = await RawClient.connect(server.port or 0, f"/ws?room={room}")
         assert client.status == 400, room
         assert (await client.reader.readexactly(6)) == b"room: "
