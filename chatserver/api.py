@@ -1,68 +1,33 @@
 """`/api`: the rooms' history for programs, and a way to publish without a WebSocket."""
 
 import asyncio
-import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import ip_address
 from typing import Final
 
 import msgspec
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp import web
 
-from chatserver import openapi, query
-from chatserver.config import CONFIG, Config
-from chatserver.errors import (
-    BadRequest,
-    BodyTooLong,
-    ChatError,
-    InternalError,
-    PermissionDenied,
-    StorageUnavailable,
-    Unauthorized,
-    Unrecoverable,
-)
-from chatserver.keys import ROOMS
+from chatserver import answers, openapi, query, server_api
+from chatserver.access import guarded
+from chatserver.config import CONFIG
+from chatserver.errors import BadRequest
+from chatserver.keys import POOL, ROOMS, SESSIONS
 from chatserver.message import Position
-from chatserver.openapi import Failure, History, Problem, Published, Said, Stored
+from chatserver.openapi import Published, Said
 from chatserver.protocol import check_body
+from chatserver.records import data_of
 from chatserver.rooms import Rooms
-from chatserver.store import Record
+from chatserver.server_methods import Node
+from chatserver.store import Entry
 
 LIMIT: Final = 50
 MAX_LIMIT: Final = 200
 """Messages of one page."""
 
-BODY_SECONDS: Final = 10.0
-"""For a request's body to arrive."""
-
 KEY_HEADER: Final = "Idempotency-Key"
 
 _NUMBER: Final = re.compile(r"-?\d{1,1000}", re.ASCII)
 _KEY: Final = re.compile(r"[!-~]{1,128}")
-_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
-_FORWARDED: Final = (
-    hdrs.FORWARDED,
-    hdrs.VIA,
-    hdrs.X_FORWARDED_FOR,
-    hdrs.X_FORWARDED_HOST,
-    hdrs.X_FORWARDED_PROTO,
-    "X-Real-IP",
-)
-_STATUS: Final = (
-    (Unauthorized, 401),
-    (PermissionDenied, 403),
-    (Unrecoverable, 410),
-    (BodyTooLong, 413),
-    (StorageUnavailable, 503),
-    (InternalError, 500),
-)
-_HEADERS: Final[Mapping[int, Mapping[str, str]]] = {
-    401: {hdrs.WWW_AUTHENTICATE: "Bearer"},
-    503: {hdrs.RETRY_AFTER: "1"},
-}
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Said).decode
 
 
@@ -82,8 +47,7 @@ async def history(request: web.Request) -> web.Response:
         records = await rooms.store.read(room, before=end, limit=limit)
     if records:
         place = records[-1].offset
-    epoch = rooms.store.epoch
-    return _json(History(epoch, [_stored(record) for record in records], str(Position(epoch, place))))
+    return answers.json(openapi.history(rooms.store.epoch, records, place))
 
 
 async def publish(request: web.Request) -> web.Response:
@@ -92,71 +56,14 @@ async def publish(request: web.Request) -> web.Response:
     room, key = _room(request), _key(request)
     said = await _said(request)
     await rooms.ready(room)
-    stamp = await asyncio.shield(rooms.publish(room, said.user, said.body, key=key))
-    return _json(Published(rooms.store.epoch, stamp.offset, stamp.time), status=201)
+    entry = Entry(room, said.user, data_of(said.body), key=key)
+    stamp = await asyncio.shield(rooms.append(entry))
+    return answers.json(Published(rooms.store.epoch, stamp.offset, stamp.time), status=201)
 
 
 async def describe(request: web.Request) -> web.Response:
     """`GET /api/openapi.json`."""
-    return _json(openapi.document(token=bool(request.config_dict[CONFIG].api_token)))
-
-
-@web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Whatever is wrong is answered in JSON, with its number."""
-    try:
-        return await handler(request)
-    except ChatError as error:
-        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
-        raise _refusal(status, error.code, str(error)) from None
-    except web.HTTPRequestEntityTooLarge:
-        raise _refusal(413, BodyTooLong.code, BodyTooLong.text) from None
-    except web.HTTPClientError as error:  # no such path, or not with this method
-        allow = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
-        raise _refusal(error.status, BadRequest.code, error.reason.lower(), allow) from None
-
-
-def guarded(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
-    """`handler` for those who may: with `API_TOKEN`, or from this machine if there is none."""
-
-    async def checked(request: web.Request) -> web.StreamResponse:
-        _check(request, request.config_dict[CONFIG])
-        return await handler(request)
-
-    return checked
-
-
-def _check(request: web.Request, config: Config) -> None:
-    if config.api_token:
-        scheme, _, token = ",".join(request.headers.getall(hdrs.AUTHORIZATION, [])).partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(_bytes(token.strip()), _bytes(config.api_token)):
-            raise Unauthorized
-    elif not _is_local(request):
-        raise PermissionDenied("set API_TOKEN to use the API from elsewhere than this machine")
-
-
-def _bytes(token: str) -> bytes:
-    """As it came: neither headers nor environment variables need be UTF-8."""
-    return token.encode(errors="surrogateescape")
-
-
-def _is_local(request: web.Request) -> bool:
-    """Neither a proxy on this machine nor a web page in a browser on it speaks for somebody else."""
-    host = request.headers.get(hdrs.HOST, "")
-    name = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
-    return (
-        _is_loopback(request.remote or "")
-        and name.lower() in _LOCAL_NAMES
-        and hdrs.ORIGIN not in request.headers
-        and not any(header in request.headers for header in _FORWARDED)
-    )
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
+    return answers.json(openapi.document(token=bool(request.config_dict[CONFIG].api_token)))
 
 
 async def _place_before(rooms: Rooms, room: str, end: int | None) -> int:
@@ -167,10 +74,7 @@ async def _place_before(rooms: Rooms, room: str, end: int | None) -> int:
 
 
 def _room(request: web.Request) -> str:
-    name = request.match_info["room"]
-    if not query.is_room(name):
-        raise BadRequest(f"room: {query.ROOM_RULE}")
-    return name
+    return request.config_dict[ROOMS].channels.find(request.match_info["room"]).name
 
 
 def _limit(request: web.Request) -> int:
@@ -200,53 +104,18 @@ def _key(request: web.Request) -> str | None:
 async def _said(request: web.Request) -> Said:
     if request.content_type != "application/json":  # which no page elsewhere can send without asking first
         raise BadRequest("Content-Type: application/json is needed")
-    said = _parse(await _read(request))
+    said = answers.parse(_decode, await answers.read(request))
     if not query.is_user(said.user):
         raise BadRequest(f"user: {query.USER_RULE}")
     check_body(said.body, request.config_dict[CONFIG].max_body_bytes)
     return said
 
 
-async def _read(request: web.Request) -> bytes:
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
-    except TimeoutError:
-        raise _refusal(408, BadRequest.code, f"the body didn't come within {BODY_SECONDS:g} s") from None
-    except web.RequestPayloadError:
-        raise BadRequest("the body isn't what its headers say") from None
-
-
-def _parse(text: bytes) -> Said:
-    """Raises `BadRequest`, which quotes nothing of `text`: it is logged."""
-    try:
-        return _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        problem = str(error)
-        raise BadRequest("there is an unknown field" if "unknown field" in problem else problem) from None
-
-
-def _stored(record: Record) -> Stored:
-    return Stored(record.offset, record.time, record.user, record.kind, msgspec.Raw(record.data.encode()), record.key)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=_encode(value), status=status, content_type="application/json")
-
-
-def _refusal(status: int, code: int, message: str, headers: Mapping[str, str] | None = None) -> web.HTTPException:
-    headers = headers or _HEADERS.get(status)
-    refusal = web.HTTPException(
-        text=_encode(Problem(Failure(code, message))).decode(), headers=headers, content_type="application/json"
-    )
-    refusal.set_status(status)
-    return refusal
-
-
 def setup(app: web.Application) -> None:
     """Serves `/api`."""
-    api = web.Application(middlewares=[answer_errors])
+    api = web.Application(middlewares=[answers.answer_errors])
     api.router.add_get("/openapi.json", describe)
     api.router.add_get("/rooms/{room}/messages", guarded(history))
     api.router.add_post("/rooms/{room}/messages", guarded(publish))
+    server_api.add_routes(api, Node(app[POOL], app[ROOMS], app[SESSIONS], app[CONFIG].max_body_bytes))
     app.add_subapp("/api", api)

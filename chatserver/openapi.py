@@ -1,5 +1,6 @@
 """What the HTTP API takes and gives, and its description in OpenAPI 3.1, made of the same types."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, Final
 
@@ -7,7 +8,11 @@ import msgspec
 from msgspec import Meta
 
 from chatserver import __version__
-from chatserver.query import ROOM_PATTERN, USER_PATTERN
+from chatserver.channels import ROOM_PATTERN
+from chatserver.message import Position
+from chatserver.query import USER_PATTERN
+from chatserver.server_api_types import SIGNATURES, Failure
+from chatserver.store import Record
 
 
 class Said(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,11 +49,13 @@ class History(msgspec.Struct):
     position: Annotated[str, Meta(description="of the last of them: `after` for the next page, or for /ws")]
 
 
-class Failure(msgspec.Struct):
-    """What went wrong."""
+def history(epoch: str, records: Iterable[Record], place: int) -> History:
+    """A page of `records`, behind the last of which, or where they would be, is the offset `place`."""
+    return History(epoch, [_stored(record) for record in records], str(Position(epoch, place)))
 
-    code: Annotated[int, Meta(description="as in docs/protocol.md")]
-    message: str
+
+def _stored(record: Record) -> Stored:
+    return Stored(record.offset, record.time, record.user, record.kind, msgspec.Raw(record.data.encode()), record.key)
 
 
 class Problem(msgspec.Struct):
@@ -56,6 +63,17 @@ class Problem(msgspec.Struct):
 
     error: Failure
 
+
+MODE_HEADER: Final = "X-Centrifugo-Error-Mode"
+
+_REFUSED: Final = {
+    "400": "the body isn't what is described here; refused",
+    "404": "there is no such namespace",
+    "413": "the body, or a text in it, is too long",
+    "416": "that position is none of this log",
+    "500": "a fault of the server, or the storage doesn't answer",
+}
+"""What else than 200 there is for methods: the body alone decides, or, if they are asked for, the errors."""
 
 _PLACE: Final = {"type": "string", "pattern": "^([0-9a-f]{1,64}:)?[0-9]{1,15}$"}
 _ROOM: Final = {
@@ -70,18 +88,32 @@ def _parameter(name: str, description: str, schema: dict[str, Any], place: str =
     return {"name": name, "in": place, "description": description, "schema": schema}
 
 
-def _answer(description: str, kind: type) -> dict[str, Any]:
-    reference = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    return {"description": description, "content": {"application/json": {"schema": reference}}}
+def _reference(kind: type) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _answer(description: str, *kinds: type) -> dict[str, Any]:
+    schemas = [_reference(kind) for kind in kinds]
+    return _content(description, schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
+
+
+def _content(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
 def _failures(**texts: str) -> dict[str, Any]:
     return {status.removeprefix("_"): _answer(text, Problem) for status, text in texts.items()}
 
 
+_SECURITY: Final = {
+    "token": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
 _DENIED: Final = _failures(
     _400="the request is wrong",
     _401="API_TOKEN is set, and this isn't it",
+    _404="there is no such namespace",
     _403="API_TOKEN isn't set, and the request isn't from this machine",
     _500="a fault of the server",
     _503="the storage doesn't answer",
@@ -91,14 +123,17 @@ _DENIED: Final = _failures(
 @cache
 def document(*, token: bool) -> dict[str, Any]:
     """The description, as `/api/openapi.json` has it. `token`: one is needed."""
-    kinds = (Said, Published, History, Problem)
-    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    kinds = {Said, Published, History, Problem, Failure, *(kind for pair in SIGNATURES.values() for kind in pair)}
+    _, schemas = msgspec.json.schema_components(sorted(kinds, key=str), ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
         "info": {"title": "chatserver", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
-        "paths": {"/api/rooms/{room}/messages": {"get": _read(), "post": _publish()}},
-        "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
-        "security": [{"token": []}] if token else [],
+        "paths": {
+            "/api/rooms/{room}/messages": {"get": _read(), "post": _publish()},
+            **{f"/api/{name}": {"post": _call(name)} for name in SIGNATURES},
+        },
+        "components": {"schemas": schemas, "securitySchemes": _SECURITY},
+        "security": [{name: []} for name in _SECURITY] if token else [],
     }
 
 
@@ -137,3 +172,34 @@ def _publish() -> dict[str, Any]:
             **_failures(_408="the body doesn't come", _413="the text is too long"),
         },
     }
+
+
+def _call(name: str) -> dict[str, Any]:
+    asked, given = SIGNATURES[name]
+    mode = {"type": "string", "examples": ["transport"]}
+    return {
+        "operationId": f"server_{name}",
+        "summary": (asked.__doc__ or "").removesuffix("."),
+        "parameters": [
+            _parameter(
+                MODE_HEADER, "with `transport` an error has an HTTP status, and is the whole answer", mode, "header"
+            )
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _reference(asked)}}},
+        "responses": {
+            "200": _content("done, or refused with an error", _result(name, given)),
+            **_failures(
+                _401=_DENIED["401"]["description"],
+                _403=_DENIED["403"]["description"],
+                _408="the body doesn't come",
+            ),
+            **{status: _answer(text, Failure, Problem) for status, text in _REFUSED.items()},
+        },
+    }
+
+
+def _result(name: str, given: type) -> dict[str, Any]:
+    if name == "batch":
+        return _reference(given)
+    result = {"type": "object", "properties": {"result": _reference(given)}, "required": ["result"]}
+    return {"anyOf": [result, _reference(Problem)]}

@@ -20,6 +20,22 @@ SETTINGS = """
 include-operation-id = "history"
 # No schema says that a position is one of the log, and that after and before exclude each other.
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 410]
+
+[[operations]]
+include-operation-id = ["server_publish", "server_subscribe", "server_disconnect"]
+# Nor that one of two fields is needed, what is base64, and that a text is no JSON.
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404]
+
+[[operations]]
+include-operation-id = ["server_broadcast", "server_batch"]
+# Errors of their parts are no errors of theirs.
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404]
+checks.negative_data_rejection.expected-statuses = [200, 400]
+
+[[operations]]
+include-operation-id = "server_history"
+# Nor that reverse has nothing before offset 0.
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 416]
 """
 
 
@@ -35,7 +51,7 @@ def test_the_description_is_valid(token: bool) -> None:
 
 
 def test_a_token_is_asked_for_if_there_is_one() -> None:
-    assert document(token=True)["security"] == [{"token": []}]
+    assert document(token=True)["security"] == [{"token": []}, {"key": []}]
     assert document(token=False)["security"] == []
 
 
@@ -57,7 +73,7 @@ def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(SETTINGS)
     options = [
         "--generation-deterministic",
-        "--max-examples=30",
+        "--max-examples=10",
         "--request-timeout=10",
         "--no-color",
         "--warnings=off",
@@ -73,9 +89,11 @@ def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
         *options,
         "-H",
         token,
+        "-H",
+        "X-Centrifugo-Error-Mode: transport",
     ]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "2 selected / 2 total" in run.stdout
+    assert "14 selected / 14 total" in run.stdout
     assert "Traceback" not in server.stderr
     assert not [line for line in server.log if line["level"] == "ERROR"]
