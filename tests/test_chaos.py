@@ -10,15 +10,15 @@ from tests.chaos.run import Outcome, Run, demands
 from tests.postgres import Postgres
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(120)
 async def test_promises_are_kept_over_crashes_with_sqlite(tmp_path: Path) -> None:
     outcome = await Run(tmp_path, seconds=12, seed=1).run()
     assert outcome.problems() == []
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(120)
 async def test_promises_are_kept_over_crashes_with_postgresql(tmp_path: Path, postgres: Postgres) -> None:
-    outcome = await Run(tmp_path, seconds=8, seed=1, postgres=postgres).run()
+    outcome = await Run(tmp_path, seconds=6, seed=1, postgres=postgres).run()
     assert outcome.problems() == []
 
 

@@ -28,8 +28,8 @@ _FILLERS: Final = (
 _LOST: Final = (OSError, EOFError, TimeoutError, aiohttp.ClientError)
 """What a client sees of a server that is killed, or of a connection that is cut. Incomplete reads are `EOFError`."""
 
-_NOT_STORED: Final = (420, 421)
-_UNKNOWN: Final = 422
+NOT_STORED: Final = (420, 421)
+UNKNOWN: Final = 422
 
 
 class _Said(msgspec.Struct):
@@ -226,11 +226,11 @@ class Client:
     def _refuse(self, error: str) -> None:
         """Which message it is about isn't said: with one at a time it is clear."""
         code = int(error.rpartition("(")[2].rstrip(")"))
-        if code not in (*_NOT_STORED, _UNKNOWN):
+        if code not in (*NOT_STORED, UNKNOWN):
             self._record.problems.append(f"{self.name}: {error}")
         if self._unanswered:
             identity = next(iter(self._unanswered))
-            if self._window == 1 and code in _NOT_STORED:
+            if self._window == 1 and code in NOT_STORED:
                 self._record.history.refused.append(identity)
             self._answer(identity)
 
@@ -253,7 +253,10 @@ class Client:
         if self._raw is raw:
             send = self._new()
             self._unanswered[send.id] = None
-            raw.send(TEXT, _text(_Said(2, send.body)))
+            self._transmit(raw, send)
+
+    def _transmit(self, raw: RawClient, send: Send) -> None:
+        raw.send(TEXT, _text(_Said(2, send.body)))
 
     async def _wait_for_answer(self, raw: RawClient) -> None:
         self._answered.clear()

@@ -23,6 +23,7 @@ import aiohttp
 
 from tests.chaos.client import Client, Record, messages, top
 from tests.chaos.history import History, Stored, check
+from tests.chaos.subscriber import SECRET, Subscriber
 from tests.postgres import Postgres
 from tests.raw import RawClient
 from tests.server import Server
@@ -31,6 +32,9 @@ ROOMS: Final = ("red", "green", "blue")
 CLIENTS: Final = 20
 KEYED: Final = 6
 """So many of them publish over HTTP."""
+
+SUBSCRIBERS: Final = 8
+"""So many speak the Centrifuge protocol, the others the simple one; half of these publish with keys."""
 
 VISITS: Final = ((None, 0), (None, 1), (None, 250), (None, 1000), (0, 0), (1, 0))
 """What newcomers ask for in the end: what came after an offset, or the last ones."""
@@ -122,7 +126,10 @@ class Run:
 
     def _client(self, name: str, number: int, http: aiohttp.ClientSession) -> Client:
         room = ROOMS[number % len(ROOMS)]
-        return Client(name, room, self.server.port, self.record, http, self._random(name), keyed=number < KEYED)
+        subscriber = CLIENTS - SUBSCRIBERS <= number < CLIENTS
+        keyed = number < KEYED or (subscriber and number >= CLIENTS - SUBSCRIBERS // 2)
+        kind = Subscriber if subscriber else Client
+        return kind(name, room, self.server.port, self.record, http, self._random(name), keyed=keyed)
 
     def _random(self, name: str) -> Random:
         return Random(f"{self._seed} {name}")
@@ -167,7 +174,14 @@ class Run:
             self.record.problems.append(f"exit status {status} after SIGTERM")
 
     def _start(self, *, wait: bool = True) -> None:
-        self.server.start(wait=wait, STORE_URL=self._store, LOG_LEVEL="warn", RATE_LIMIT="0")
+        self.server.start(
+            wait=wait,
+            STORE_URL=self._store,
+            LOG_LEVEL="warn",
+            RATE_LIMIT="0",
+            TOKEN_HMAC_SECRET=SECRET,
+            ANONYMOUS="on",
+        )
 
     def _trouble(self, postgres: Postgres, trouble: str, random: Random) -> None:
         getattr(postgres, trouble)()
