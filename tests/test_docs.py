@@ -3,17 +3,22 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chatserver import errors
+from chatserver import errors, tokens
 from chatserver.config import FIELDS
 from chatserver.errors import ChatError, Disconnect
+from chatserver.protocol import payload
+from chatserver.server_api_types import SIGNATURES
+from chatserver.tokens import Verifier
 from tests.server import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
+TOKENS = (ROOT / "docs" / "tokens.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 SHOUT = ROOT / "examples" / "shout"
 
@@ -41,8 +46,35 @@ def test_the_packaging_shown_is_the_one_that_is_tested() -> None:
     assert tomllib.loads(block(PLUGINS, "toml")) == tomllib.loads((SHOUT / "pyproject.toml").read_text())
 
 
-def test_settings_in_the_readme_exist_with_their_defaults() -> None:
-    table = README.split("## Settings")[1].split("##")[0]
+async def test_the_tokens_shown_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_HMAC_SECRET", "s" * 32)
+    shown: dict[str, Any] = {}
+    exec(block(TOKENS, "python"), shown)
+    known = Verifier(hmac_secret="s" * 32, require=("exp", "iat", "sub"))
+    connection = await known.connection(shown["connection_token"]("alice", "Alice"))
+    assert (connection.user, connection.info) == ("alice", '{"name":"Alice"}')
+    subscription = await known.subscription(shown["subscription_token"]("alice", "vault"))
+    assert (subscription.user, subscription.channel) == ("alice", "vault")
+
+
+def test_every_claim_that_counts_is_in_the_table_and_no_other_is() -> None:
+    table = TOKENS.split("## Claims")[1].split("##")[0]
+    assert {*re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)} == {*tokens._Claims.__struct_fields__}
+    assert f"at most {payload.DEPTH} levels" in table
+    assert f"at most {tokens.TOKEN_CHARACTERS} characters" in table
+    assert f"at most {tokens.USER_BYTES} bytes" in table
+    assert f"{tokens.LEEWAY_SECONDS:.0f} seconds earlier" in table
+
+
+def test_the_settings_of_tokens_are_all_there() -> None:
+    table = TOKENS.split("## Settings")[1]
+    named = re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE)
+    assert named == [name for name in FIELDS if name.startswith("TOKEN_") or name == "ANONYMOUS"]
+
+
+@pytest.mark.parametrize("text", [README, TOKENS], ids=["README.md", "tokens.md"])
+def test_settings_shown_exist_with_their_defaults(text: str) -> None:
+    table = text.split("## Settings")[1].split("##")[0]
     rows = re.findall(r"^\| (`[A-Z].*?) \|(.*?)\|", table, re.MULTILINE)
     assert len(rows) > 5
     for names, defaults in rows:
@@ -67,6 +99,11 @@ def test_every_close_code_is_in_the_table_and_no_other_is() -> None:
     table = PROTOCOL.split("## The end of a connection")[1]
     documented = {int(number) for number in re.findall(r"^\| (\d+)", table, re.MULTILINE)}
     assert documented == set(codes(Disconnect))
+
+
+def test_every_method_is_in_the_table_and_no_other_is() -> None:
+    table = (ROOT / "docs" / "http-api.md").read_text().split("## Methods")[1]
+    assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == list(SIGNATURES)
 
 
 def test_every_log_event_is_in_the_table() -> None:
