@@ -25,6 +25,7 @@ from chatserver.errors import (
     NotPermitted,
     PermissionDenied,
     PolicyViolation,
+    ServerFault,
     StorageUnavailable,
     Unauthorized,
     UnknownChannel,
@@ -165,6 +166,8 @@ class Endpoint:
             raise NotPermitted from None
         except Unauthorized:
             raise InvalidToken from None
+        except InternalError:  # no fault of the token's
+            raise ServerFault from None
         return claims
 
     async def _enter(self, client: Client, room: Room, visit: Visit) -> None:

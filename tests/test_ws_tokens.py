@@ -5,8 +5,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from chatserver import door
 from chatserver.app import build
@@ -145,3 +147,16 @@ async def test_who_may_not_publish_is_told_so_and_stays(start: Start) -> None:
     client.say('{"type":2,"body":"hi"}')
     assert await client.text() == '{"type":1,"body":"error: permission denied (103)"}'
     assert await client.silent()
+
+
+async def test_while_keys_cant_be_had_clients_are_told_to_come_again(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    token = jwt.encode({"sub": "ann"}, key, algorithm="RS256", headers={"kid": "one"})
+    port = await start(token_jwks_url="http://127.0.0.1:9/keys")
+    assert (await RawClient.connect(port, f"/ws?token={token}")).status == 503
+    client = await RawClient.connect(port, "/ws")
+    client.say(json.dumps({"token": token}))
+    assert await ended(client) == 1011
+    assert "connection failed" not in caplog.messages
