@@ -5,10 +5,12 @@ The claims are those of the Centrifuge protocol. Whatever is wrong with a token,
 
 import base64
 import binascii
+import contextlib
+import logging
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from jwt.algorithms import HMACAlgorithm
 from jwt.api_jws import PyJWS
 from msgspec import UNSET, Raw, UnsetType
 
+from chatserver.context import report
 from chatserver.errors import BadRequest
 from chatserver.keyset import KeySet, KeysUnavailable, VerifyingKey, public_key
 from chatserver.protocol.payload import payload
@@ -32,6 +35,8 @@ __all__ = [
     "Verifier",
     "make_token",
 ]
+
+logger = logging.getLogger(__name__)
 
 HMAC: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 """The bytes that a secret has at least: as many as the hash (RFC 7518 section 3.2)."""
@@ -163,20 +168,22 @@ class Verifier:
 
     async def connection(self, token: str) -> ConnectionClaims:
         """What `token` says of a connection. Raises `BadToken`, `ExpiredToken`, `KeysUnavailable`."""
-        claims = await self._verified(token)
-        if claims.channel is not UNSET:
-            raise BadToken("it is a subscription's token")
-        subs = {name: SubscriptionOptions(_info(options), _data(options)) for name, options in claims.subs.items()}
-        return ConnectionClaims(claims.sub, _expiry(claims), _info(claims), tuple(claims.channels), subs)
+        with _logged():
+            claims = await self._verified(token)
+            if claims.channel is not UNSET:
+                raise BadToken("it is a subscription's token")
+            subs = {name: SubscriptionOptions(_info(options), _data(options)) for name, options in claims.subs.items()}
+            return ConnectionClaims(claims.sub, _expiry(claims), _info(claims), tuple(claims.channels), subs)
 
     async def subscription(self, token: str) -> SubscriptionClaims:
         """What `token` says of a subscription. Raises `BadToken`, `ExpiredToken`, `KeysUnavailable`."""
-        claims = await self._verified(token)
-        if not claims.channel:
-            raise BadToken("it is a connection's token")
-        return SubscriptionClaims(
-            claims.sub, claims.channel, claims.client, _expiry(claims), _info(claims), _data(claims)
-        )
+        with _logged():
+            claims = await self._verified(token)
+            if not claims.channel:
+                raise BadToken("it is a connection's token")
+            return SubscriptionClaims(
+                claims.sub, claims.channel, claims.client, _expiry(claims), _info(claims), _data(claims)
+            )
 
     async def _verified(self, token: str) -> _Claims:
         if len(token) > TOKEN_CHARACTERS:
@@ -224,6 +231,19 @@ class Verifier:
         now = time.time()
         if min(claims.exp, claims.until) <= now or claims.nbf > now + LEEWAY_SECONDS:
             raise ExpiredToken
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """The client isn't told what is wrong; whoever runs the server is."""
+    try:
+        yield
+    except BadToken as error:
+        report(logger, logging.INFO, "token refused", problem=error.reason)
+        raise
+    except ExpiredToken as error:
+        report(logger, logging.INFO, "token refused", problem=str(error))
+        raise
 
 
 def make_token(

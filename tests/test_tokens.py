@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -628,3 +629,12 @@ def test_what_public_keys_need_is_named(setting: dict[str, str]) -> None:
         pytest.raises(ValueError, match=r"pip install 'chatserver\[jwt\]'"),
     ):
         Verifier(**setting)
+
+
+async def test_whoever_runs_the_server_is_told_what_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for text, error in ((BAD["another secret"], BadToken), (EXPIRED["expired"], ExpiredToken)):
+        with pytest.raises(error):
+            await verifier().connection(text)
+    problems = [record.__dict__["problem"] for record in caplog.records if record.message == "token refused"]
+    assert problems == ["InvalidSignatureError", "token expired"]
