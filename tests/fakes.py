@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from chatserver.client import Client
 from chatserver.protocol import Codec, Simple
 
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""For property tests: a busy machine is no failure."""
+PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+"""For property tests: a busy machine is no failure, and the suite runs on several Pythons, each time at random."""
 
 
 class FakeTransport:

@@ -1,31 +1,57 @@
 """`python -m chatserver token`: prints a token, and nothing else."""
 
+import asyncio
+import contextlib
+import io
+import os
+import subprocess
+import sys
 from pathlib import Path
+from unittest import mock
 
 import jwt
 import pytest
 
+from chatserver.__main__ import main
 from chatserver.tokens import BadToken, Verifier
-from tests.test_serve import command
+from tests import test_serve
 
 SECRET = "hunter2hunter2hunter2hunter2hunt"
 
 
-def made(*arguments: str, **env: str) -> str:
+def command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """What `python -m chatserver` with `arguments` prints and returns, without a process of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["chatserver", *arguments]),
+        mock.patch.dict(os.environ, env),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            status = main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+async def made(*arguments: str, **env: str) -> str:
     """The token that is printed, on a line of its own and with nothing beside it."""
-    done = command("token", *arguments, TOKEN_HMAC_SECRET=SECRET, **env)
+    done = await asyncio.to_thread(lambda: command("token", *arguments, TOKEN_HMAC_SECRET=SECRET, **env))
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
     return line
 
 
 async def test_a_token_says_who_somebody_is() -> None:
-    found = await Verifier(hmac_secret=SECRET).connection(made("--user", "alice", "--info", ' { "name": "Alice" }'))
+    found = await Verifier(hmac_secret=SECRET).connection(
+        await made("--user", "alice", "--info", ' { "name": "Alice" }')
+    )
     assert (found.user, found.info) == ("alice", '{"name":"Alice"}')
 
 
 async def test_a_token_with_a_channel_is_a_subscriptions() -> None:
-    found = await Verifier(hmac_secret=SECRET).subscription(made("--user", "alice", "--channel", "$vault"))
+    found = await Verifier(hmac_secret=SECRET).subscription(await made("--user", "alice", "--channel", "$vault"))
     assert (found.user, found.channel) == ("alice", "$vault")
 
 
@@ -34,13 +60,15 @@ async def test_a_token_with_a_channel_is_a_subscriptions() -> None:
 )
 async def test_a_token_ends(ttl: str | None, seconds: int) -> None:
     """To the second, from when it was made: both are in it."""
-    token = made("--user", "alice", *(("--ttl", ttl) if ttl else ()))
+    token = await made("--user", "alice", *(("--ttl", ttl) if ttl else ()))
     claims = jwt.decode(token, SECRET, algorithms=["HS256"])
     assert claims["exp"] - claims["iat"] == seconds
 
 
 async def test_a_token_without_end() -> None:
-    assert (await Verifier(hmac_secret=SECRET).connection(made("--user", "alice", "--ttl", "0"))).expires_at is None
+    assert (
+        await Verifier(hmac_secret=SECRET).connection(await made("--user", "alice", "--ttl", "0"))
+    ).expires_at is None
 
 
 async def test_the_server_takes_what_its_settings_make(tmp_path: Path) -> None:
@@ -49,7 +77,7 @@ async def test_the_server_takes_what_its_settings_make(tmp_path: Path) -> None:
     (tmp_path / "chat.env").write_text(
         f"TOKEN_HMAC_SECRET_FILE={tmp_path / 'secret'}\nTOKEN_AUDIENCE=chat\nTOKEN_ISSUER=login\n"
     )
-    done = command("--config", str(tmp_path / "chat.env"), "token", "--user", "alice")
+    done = test_serve.command("--config", str(tmp_path / "chat.env"), "token", "--user", "alice")
     known = Verifier(hmac_secret=SECRET, audience="chat", issuer="login", require=("exp", "aud", "iss", "iat"))
     assert (await known.connection(done.stdout.strip())).user == "alice"
     with pytest.raises(BadToken):

@@ -73,7 +73,7 @@ def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(SETTINGS)
     options = [
         "--generation-deterministic",
-        "--max-examples=10",
+        "--max-examples=7",
         "--request-timeout=10",
         "--no-color",
         "--warnings=off",
