@@ -7,7 +7,7 @@ from msgspec import Meta, Raw
 from msgspec.structs import replace
 
 from chatserver import openapi
-from chatserver.errors import BadRequest, ChatError, InternalError
+from chatserver.errors import BadRequest
 from chatserver.history import LIMIT, page
 from chatserver.message import Position
 from chatserver.protocol import wire
@@ -80,7 +80,7 @@ async def history(session: Session, id: int, data: bytes) -> wire.RPCResult:
 
 def _sent(session: Session, id: int, outcome: Outcome) -> bytes:
     if isinstance(outcome, Exception):
-        return session.codec.failure(id, outcome if isinstance(outcome, ChatError) else InternalError())
+        return session.failure(id, outcome)
     told = _encode(_position(session, outcome)) if isinstance(outcome, Stamp) else b"{}"
     return session.codec.reply(id, wire.RPCResult(wire.raw(told)))
 

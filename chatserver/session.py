@@ -120,6 +120,10 @@ class Session:
     def user(self) -> str:
         return self.client.info.user
 
+    def failure(self, id: int, error: Exception) -> bytes:
+        """The answer to a message that isn't stored."""
+        return self.codec.failure(id, error if isinstance(error, ChatError) else InternalError())
+
     async def say(self, command: Publish, answer: Callable[[Outcome], bytes]) -> None:
         """Has the chain handle `command`, which is answered when it is stored. Raises `ChatError` if it is refused."""
         unstored = self.door.unstored[self.client]
@@ -266,7 +270,7 @@ class Session:
 
     def _stored(self, id: int, outcome: Outcome) -> bytes:
         if isinstance(outcome, Exception):
-            return self.codec.failure(id, outcome if isinstance(outcome, ChatError) else InternalError())
+            return self.failure(id, outcome)
         return self.codec.reply(id, wire.PublishResult())
 
     async def _presence(self, id: int, request: wire.PresenceRequest) -> wire.PresenceResult:

@@ -161,11 +161,6 @@ class Verifier:
         self._require = set(require)
         self._jws = PyJWS()
 
-    @property
-    def enabled(self) -> bool:
-        """There is a key."""
-        return bool(self._keys or self._key_set)
-
     async def connection(self, token: str) -> ConnectionClaims:
         """What `token` says of a connection. Raises `BadToken`, `ExpiredToken`, `KeysUnavailable`."""
         with _logged():
