@@ -3,11 +3,12 @@
 from chatserver.chain import Handler, Middleware
 from chatserver.client import Client
 from chatserver.errors import ChatError, Disconnect
-from chatserver.message import Command, Event, Joined, Left, Message, Notice, Publish
+from chatserver.message import Changes, Command, Event, Joined, Left, Message, Notice, Publish
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Changes",
     "ChatError",
     "Client",
     "Command",

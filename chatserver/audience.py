@@ -5,7 +5,7 @@ from collections.abc import Callable
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import Disconnect
 from chatserver.feed import Feed
-from chatserver.message import Event, Joined, Left
+from chatserver.message import Changes, Event, Joined, Left
 from chatserver.protocol import Codec
 
 
@@ -47,7 +47,7 @@ class Audience:
 
     def broadcast(self, event: Event) -> None:
         """Tells `event` to all. Never waits: who broadcasts a lot pauses while the audience is `crowded`."""
-        notice = isinstance(event, Joined | Left)
+        notice = isinstance(event, Joined | Left | Changes)
         heard = [feed for (_, notices), feed in self._feeds.items() if feed.followers and (notices or not notice)]
         codecs = {feed.codec for feed in heard}
         pieces = {codec: codec.encode(event) for codec in codecs}  # if one fails, nobody has heard anything

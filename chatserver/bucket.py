@@ -1,12 +1,14 @@
-"""Token buckets: how much of something one client may do."""
+"""Token buckets: how much of something one client may do, or one room be told."""
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from chatserver.client import Client
 from chatserver.errors import Disconnect, TooManyMessages
+
+K = TypeVar("K")
 
 REFUSALS: Final = 100.0
 """So many at once are borne even where the limit is one message in a while."""
@@ -14,8 +16,8 @@ REFUSALS: Final = 100.0
 _ROUNDING: Final = 1e-9
 
 
-class Bucket:
-    """Token buckets, one for each client; forgotten with it.
+class Bucket(Generic[K]):
+    """Token buckets, one for each client, or whatever else has some; forgotten with it.
 
     Each is kept as the moment when it would be full again (the "generic cell rate algorithm", ITU-T I.371).
     """
@@ -23,16 +25,20 @@ class Bucket:
     def __init__(self, per_second: float, size: float) -> None:
         self._cost = 1 / per_second
         self._capacity = size * self._cost
-        self._full_at: WeakKeyDictionary[Client, float] = WeakKeyDictionary()
+        self._full_at: WeakKeyDictionary[K, float] = WeakKeyDictionary()
 
-    def take(self, client: Client, now: float) -> float:
+    def take(self, owner: K, now: float) -> float:
         """Takes a token and returns 0, or else takes none and returns the seconds until there is one."""
-        full_at = max(now, self._full_at.get(client, now)) + self._cost
+        full_at = max(now, self._full_at.get(owner, now)) + self._cost
         wait = full_at - now - self._capacity
         if wait > _ROUNDING:
             return wait
-        self._full_at[client] = full_at
+        self._full_at[owner] = full_at
         return 0.0
+
+    def empty(self, owner: K, now: float) -> None:
+        """Takes all tokens that are there."""
+        self._full_at[owner] = now + self._capacity
 
 
 class Limit:
@@ -44,8 +50,8 @@ class Limit:
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._allowed = Bucket(per_second, max(1.0, per_second))
-        self._refusals = Bucket(per_second, max(REFUSALS, per_second))
+        self._allowed: Bucket[Client] = Bucket(per_second, max(1.0, per_second))
+        self._refusals: Bucket[Client] = Bucket(per_second, max(REFUSALS, per_second))
 
     def spend(self, client: Client, flood: Callable[[], Disconnect]) -> None:
         """Raises `TooManyMessages` when nothing is left, and `flood()` for a flood."""

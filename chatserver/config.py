@@ -155,6 +155,7 @@ class Config:
     features: tuple[str, ...] = _names("presence,limits,http,api,centrifuge")
     plugins: tuple[str, ...] = _names()
     plugin_seconds: float = _number(float, "0.5", _DAY)
+    presence_room_limit: int = _number(int, "1000", _COUNT)
     store_url: str = _store()
     namespaces: str = _checked(channels.parse, secret=False)
     retention_seconds: float = _number(float, "0", 100 * 365 * _DAY)

@@ -88,6 +88,17 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """Several connected or disconnected within a short while."""
+
+    changes: tuple[Joined | Left, ...]
+    """In the order in which it happened."""
+    room: str = LOBBY
+    crowd: int = 0
+    """So many are there now, too many for names: only numbers are told. 0: it is told who it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """The server, or a plugin, has something to say."""
 
@@ -102,5 +113,5 @@ class Refused:
     text: str
 
 
-Event: TypeAlias = Message | Joined | Left | Notice | Refused
-EVENTS = (Message, Joined, Left, Notice, Refused)
+Event: TypeAlias = Message | Joined | Left | Changes | Notice | Refused
+EVENTS = (Message, Joined, Left, Changes, Notice, Refused)

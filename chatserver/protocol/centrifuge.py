@@ -8,7 +8,7 @@ import msgspec
 
 from chatserver import frames
 from chatserver.errors import ChatError, InternalError, Malformed, TooManyMessages
-from chatserver.message import Event, Info, Joined, Left, Message, Notice
+from chatserver.message import Changes, Event, Info, Joined, Left, Message, Notice
 from chatserver.protocol import protobuf, wire
 from chatserver.protocol.nulls import without_nulls
 from chatserver.protocol.schema import FIELDS
@@ -29,6 +29,10 @@ class _Form(ABC):
     @abstractmethod
     def _piece(self, reply: wire.Reply) -> bytes: ...
 
+    @abstractmethod
+    def _together(self, pieces: Sequence[bytes]) -> bytes:
+        """One piece with all that is in `pieces`, of which some may be empty."""
+
     def reply(self, id: int, result: wire.Result) -> bytes:
         """The piece that tells the sender of command `id` its result."""
         field: dict[str, Any] = {_NAMES[type(result)]: result}
@@ -48,6 +52,8 @@ class _Form(ABC):
             return self.push(event.room, publication(event))
         if isinstance(event, Notice):
             return self.push("", wire.PushMessage(raw(_encode({"notice": event.body}))))
+        if isinstance(event, Changes):
+            return b"" if event.crowd else self._together([self.encode(change) for change in event.changes])
         if isinstance(event, Joined | Left) and event.info:
             body = wire.Join if isinstance(event, Joined) else wire.Leave
             return self.push(event.room, body(client_info(event.info)))
@@ -70,8 +76,11 @@ class Json(_Form):
             yield _command(line)
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
-        lines = b"\n".join(filter(None, pieces))
+        lines = self._together(pieces)
         return frames.text(lines) if lines else b""
+
+    def _together(self, pieces: Sequence[bytes]) -> bytes:
+        return b"\n".join(filter(None, pieces))
 
     def _piece(self, reply: wire.Reply) -> bytes:
         return _encode(reply)
@@ -93,8 +102,11 @@ class Protobuf(_Form):
             yield _checked(protobuf.decode(wire.Command, message))
 
     def join(self, pieces: Sequence[bytes]) -> bytes:
-        messages = b"".join(pieces)
+        messages = self._together(pieces)
         return frames.binary(messages) if messages else b""
+
+    def _together(self, pieces: Sequence[bytes]) -> bytes:
+        return b"".join(pieces)
 
     def _piece(self, reply: wire.Reply) -> bytes:
         return protobuf.delimited(reply)

@@ -14,9 +14,12 @@ from chatserver.errors import (
     UnknownType,
     WrongShape,
 )
-from chatserver.message import Command, Event, Joined, Left, Message, Notice, Publish, Refused
+from chatserver.message import Changes, Command, Event, Joined, Left, Message, Notice, Publish, Refused
 
 SYSTEM, CHAT = 1, 2
+
+NAMES: Final = 10
+"""So many are named of those who came, or went, together: a notice is to be read at a glance."""
 
 _QUOTED = 200  # characters of a complaint: it may quote a field's name as long as the frame
 
@@ -72,9 +75,31 @@ def check_body(body: str, max_bytes: int) -> None:
         raise BodyTooLong(f"body too long, at most {max_bytes} bytes")
 
 
-def _notice(event: Joined | Left | Notice | Refused) -> str:
-    if isinstance(event, Joined):
-        return f"{event.user} connected"
-    if isinstance(event, Left):
-        return f"{event.user} disconnected"
+def _notice(event: Joined | Left | Changes | Notice | Refused) -> str:
+    if isinstance(event, Joined | Left):
+        return f"{event.user} {_did(event)}"
+    if isinstance(event, Changes):
+        return _changes(event)
     return event.body if isinstance(event, Notice) else f"error: {event.text} ({event.code})"
+
+
+def _did(change: Joined | Left) -> str:
+    return "connected" if isinstance(change, Joined) else "disconnected"
+
+
+def _changes(event: Changes) -> str:
+    users: dict[str, list[str]] = {}  # what happened first is told first
+    for change in event.changes:
+        users.setdefault(_did(change), []).append(change.user)
+    if event.crowd:
+        return f"{', '.join(f'{len(who)} {did}' for did, who in users.items())}; {event.crowd} here"
+    return "; ".join(f"{_named(who)} {did}" for did, who in users.items())
+
+
+def _named(users: Sequence[str]) -> str:
+    if len(users) == 1:
+        return users[0]
+    others = len(users) - NAMES
+    if others > 0:
+        return f"{', '.join(users[:NAMES])} and {others} other{'s' if others > 1 else ''}"
+    return f"{', '.join(users[:-1])} and {users[-1]}"
