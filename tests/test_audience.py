@@ -9,7 +9,7 @@ from chatserver.audience import Audience
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import ServerFault
 from chatserver.feed import Feed
-from chatserver.message import Event, Joined, Left, Message, Notice
+from chatserver.message import Changes, Event, Joined, Left, Message, Notice
 from chatserver.protocol import Codec, Simple
 from tests.fakes import FakeTransport, make_client, told
 
@@ -140,11 +140,12 @@ async def test_who_comes_and_goes_is_told_to_those_who_want_to_know(room: Room) 
     codec = Simple()
     members = [room.enter(codec, notices=notices) for notices in (True, False)]
     with mock.patch.object(codec, "encode", wraps=codec.encode) as encode:
-        for event in (Joined("bob"), Message("bob", "hi"), Left("bob")):
+        for event in (Joined("bob"), Message("bob", "hi"), Changes((Left("bob"), Joined("bob"))), Left("bob")):
             room.audience.broadcast(event)
-    assert encode.call_count == 3
+    assert encode.call_count == 4
     room.flush(*(client for client, _ in members))
-    assert [told(transport) for _, transport in members] == [["bob connected", "hi", "bob disconnected"], ["hi"]]
+    both = "bob disconnected; bob connected"
+    assert [told(transport) for _, transport in members] == [["bob connected", "hi", both, "bob disconnected"], ["hi"]]
 
 
 async def test_what_a_codec_has_no_words_for_is_told_to_nobody_who_speaks_it(room: Room) -> None:

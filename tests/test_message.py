@@ -5,13 +5,14 @@ from typing import get_args
 
 import pytest
 
-from chatserver.message import EVENTS, Command, Event, Joined, Left, Message, Notice, Publish, Refused
+from chatserver.message import EVENTS, Changes, Command, Event, Joined, Left, Message, Notice, Publish, Refused
 
 WORDS: list[Command | Event] = [
     Publish("hi"),
     Message("alice", "hi"),
     Joined("alice"),
     Left("alice"),
+    Changes((Joined("alice"), Left("alice"))),
     Notice("hi"),
     Refused(400, "refused"),
 ]

@@ -17,7 +17,7 @@ from chatserver.errors import (
     TooManyMessages,
     Unrecoverable,
 )
-from chatserver.message import Event, Info, Joined, Left, Message, Notice, Refused
+from chatserver.message import Changes, Event, Info, Joined, Left, Message, Notice, Refused
 from chatserver.protocol import Codec, protobuf, wire
 from chatserver.protocol.centrifuge import Json, Protobuf, client_info, publication
 from chatserver.protocol.schema import FIELDS
@@ -584,7 +584,16 @@ def test_a_payload_keeps_its_digits() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("event", [Joined("ann"), Left("ann"), Refused(400, "refused")])
+@pytest.mark.parametrize(
+    "event",
+    [
+        Joined("ann"),
+        Left("ann"),
+        Refused(400, "refused"),
+        Changes((Joined("ann"),)),
+        Changes((Joined("ann", "r", INFO),), crowd=2),
+    ],
+)
 def test_of_some_events_nobody_is_told(form: Form, event: Event) -> None:
     assert form.encode(event) == b""
 
@@ -618,6 +627,31 @@ def test_who_comes_and_goes_is_told(form: Form, user: str, room: str, info: Info
     known = client_info(info)
     assert told(form, form.encode(Joined(user, room, info))) == wire.Reply(push=wire.Push(room, join=wire.Join(known)))
     assert told(form, form.encode(Left(user, room, info))) == wire.Reply(push=wire.Push(room, leave=wire.Leave(known)))
+
+
+CHANGES = st.builds(Joined, TEXT, st.just("r"), INFOS) | st.builds(Left, TEXT, st.just("r"), INFOS)
+
+
+@BOTH
+@PATIENT
+@given(st.lists(CHANGES, min_size=1, max_size=5))
+def test_those_who_come_and_go_together_are_told_one_by_one_in_order(form: Form, changes: list[Joined | Left]) -> None:
+    one_by_one = form.join([form.encode(change) for change in changes])
+    assert form.join([form.encode(Changes(tuple(changes), "r"))]) == one_by_one
+
+
+def test_those_who_come_and_go_together_are_one_piece() -> None:
+    """Which stands among others as any does."""
+    ann = Info("ann", "c-1")
+    event = Changes((Joined("ann", "r", ann), Joined("bob", "r"), Left("ann", "r", ann)), "r")
+    lines = (
+        b'{"push":{"channel":"r","join":{"info":{"user":"ann","client":"c-1"}}}}\n'
+        b'{"push":{"channel":"r","leave":{"info":{"user":"ann","client":"c-1"}}}}'
+    )
+    assert Json().encode(event) == lines
+    pong = Json().reply(1, wire.PublishResult())
+    ((_, data),) = split(Json().join([pong, Json().encode(event), pong]))
+    assert data == b"\n".join([pong, lines, pong])
 
 
 # Frames

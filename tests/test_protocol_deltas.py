@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from chatserver.message import Info, Joined, Message, Notice
+from chatserver.message import Changes, Info, Joined, Left, Message, Notice
 from chatserver.protocol import protobuf, wire
 from chatserver.protocol.centrifuge import Json, Protobuf
 from chatserver.protocol.deltas import Deltas
@@ -67,7 +67,9 @@ def test_a_character_is_not_cut_in_two(form: Json | Protobuf) -> None:
 @in_both_forms
 def test_everything_else_is_told_as_always(form: Json | Protobuf) -> None:
     codec = Deltas(form)
-    for event in (Notice("hi"), Joined("ann", "lobby", Info("ann", "c1"))):
+    info = Info("ann", "c1")
+    joined, left = Joined("ann", "lobby", info), Left("ann", "lobby", info)
+    for event in (Notice("hi"), joined, Changes((joined, left))):
         assert codec.encode(event) == form.encode(event)
     pieces = [codec.encode(said("1")), codec.encode(said("2"))]
     assert codec.join(pieces) == form.join(pieces)

@@ -17,8 +17,9 @@ from chatserver.errors import (
     UnknownType,
     WrongShape,
 )
-from chatserver.message import Event, Joined, Left, Message, Notice, Publish, Refused
+from chatserver.message import Changes, Event, Joined, Left, Message, Notice, Publish, Refused
 from chatserver.protocol import Simple
+from chatserver.protocol.simple import NAMES
 from tests.fakes import PATIENT, split
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
@@ -219,6 +220,7 @@ def test_a_body_passes_if_and_only_if_it_fits(body: str, limit: int) -> None:
         (Message("alice", 'é"\\\n'), b'\x81\x1c{"type":2,"body":"\xc3\xa9\\"\\\\\\n"}'),
         (Joined("alice"), b'\x81\x23{"type":1,"body":"alice connected"}'),
         (Left("alice"), b'\x81\x26{"type":1,"body":"alice disconnected"}'),
+        (Changes((Joined("alice"), Left("alice"))), b'\x81\x37{"type":1,"body":"alice connected; alice disconnected"}'),
         (Notice("maintenance at 9"), b'\x81\x24{"type":1,"body":"maintenance at 9"}'),
         (Refused(410, "not valid JSON"), b'\x81\x2f{"type":1,"body":"error: not valid JSON (410)"}'),
     ],
@@ -242,13 +244,52 @@ def test_what_was_decoded_is_encoded_with_exactly_type_and_body(body: str) -> No
 @PATIENT
 @given(TEXT, TEXT)
 def test_every_event_is_one_text_frame_of_type_and_body(user: str, text: str) -> None:
-    for event in (Message(user, text), Joined(user), Left(user), Notice(text), Refused(400, text)):
+    together = Changes((Joined(user), Left(text), Joined(text)))
+    for event in (Message(user, text), Joined(user), Left(user), together, Notice(text), Refused(400, text)):
         ((opcode, payload),) = split(Simple().encode(event))
         assert opcode == 1
         fields = json.loads(payload)
         assert fields.keys() == {"type", "body"}
         assert fields["type"] == (2 if isinstance(event, Message) else 1)
         assert isinstance(fields["body"], str)
+
+
+def body(*changes: Joined | Left, crowd: int = 0) -> Any:
+    """What is told of all of them together."""
+    ((_, payload),) = split(Simple().encode(Changes(changes, crowd=crowd)))
+    return json.loads(payload)["body"]
+
+
+PEOPLE = [f"u{number}" for number in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("count", "who"),
+    [
+        (1, "u0"),
+        (2, "u0 and u1"),
+        (3, "u0, u1 and u2"),
+        (NAMES, "u0, u1, u2, u3, u4, u5, u6, u7, u8 and u9"),
+        (NAMES + 1, "u0, u1, u2, u3, u4, u5, u6, u7, u8, u9 and 1 other"),
+        (NAMES + 2, "u0, u1, u2, u3, u4, u5, u6, u7, u8, u9 and 2 others"),
+        (200, "u0, u1, u2, u3, u4, u5, u6, u7, u8, u9 and 190 others"),
+    ],
+)
+def test_of_those_who_come_or_go_together_the_first_are_named_and_all_counted(count: int, who: str) -> None:
+    assert body(*map(Joined, PEOPLE[:count])) == f"{who} connected"
+    assert body(*map(Left, PEOPLE[:count])) == f"{who} disconnected"
+
+
+def test_what_happened_first_is_told_first() -> None:
+    ann, bob = "ann", "bob"
+    assert body(Joined(ann), Left(bob), Joined(bob)) == "ann and bob connected; bob disconnected"
+    assert body(Left(bob), Joined(ann), Joined(bob)) == "bob disconnected; ann and bob connected"
+
+
+def test_in_a_crowd_only_numbers_are_told() -> None:
+    come, gone = map(Joined, PEOPLE[:37]), map(Left, PEOPLE[:5])
+    assert body(*come, *gone, crowd=5032) == "37 connected, 5 disconnected; 5032 here"
+    assert body(Left("ann"), crowd=1001) == "1 disconnected; 1001 here"
 
 
 def test_what_the_server_says_cannot_be_sent_by_a_client() -> None:

@@ -38,6 +38,9 @@ _HEAD: Final = (
     "GET /ws?name={} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
+_WATCH: Final = ('{"id":1,"connect":{}}', '{"id":2,"subscribe":{"channel":"lobby","join_leave":true}}')
+"""By the Centrifuge protocol also those are told one by one who come and go in a burst."""
+
 _HALF_A_FRAME: Final = bytes([0x81, 0x80 | 100]) + b"\0\0\0\0" + b'{"type":2,"body":"never'
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -88,7 +91,9 @@ async def starve(server: Server, connects: int, seconds: float = 3.0) -> Figures
 async def storm(server: Server, cycles: int) -> Figures:
     """Peers that come, get as far as one of the `STAGES`, and reset the connection."""
     server.start(*TELLS_ITS_TASKS, HEARTBEAT_SECONDS="0")
-    bystander = await RawClient.connect(server.port, "/ws?name=bystander")
+    bystander = await RawClient.connect(server.port, "/connection/websocket")
+    for command in _WATCH:
+        bystander.say(command)
     heard = Counter[str]()
     listening = asyncio.create_task(_listen(bystander, heard))
     await asyncio.sleep(0.1)
@@ -107,7 +112,7 @@ async def storm(server: Server, cycles: int) -> Figures:
     await asyncio.sleep(0.2)
     left = await _tasks(server)
     growth = rss(server) - warm
-    bystander.say('{"type":2,"body":"end"}')
+    bystander.say('{"id":3,"publish":{"channel":"lobby","data":"end"}}')
     await asyncio.wait_for(listening, PATIENCE_SECONDS)
     wrong = (wanted - heard) + (heard - wanted)
     figures: Figures = {
@@ -194,9 +199,15 @@ async def _tasks(server: Server) -> int:
 
 
 async def _listen(bystander: RawClient, heard: Counter[str]) -> None:
-    while (body := json.loads(await bystander.text(30))["body"]) != "end":
-        if not body.startswith("bystander"):
-            heard[body] += 1
+    while True:
+        for line in (await bystander.text(30)).split("\n"):
+            push = json.loads(line).get("push", {})
+            if "pub" in push:
+                return
+            for kind, did in (("join", "connected"), ("leave", "disconnected")):
+                name = push.get(kind, {}).get("info", {}).get("conn_info", {}).get("name")
+                if name:  # the bystander has none
+                    heard[f"{name} {did}"] += 1
 
 
 def _name(number: int) -> str:
