@@ -16,7 +16,16 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.hostile.harness import PATIENCE_SECONDS, Figures, descriptors, eventually, judged, kernel_queues, main
+from tests.hostile.harness import (
+    NAMES_EVERYBODY,
+    PATIENCE_SECONDS,
+    Figures,
+    descriptors,
+    eventually,
+    judged,
+    kernel_queues,
+    main,
+)
 from tests.hostile.slow_readers import TRANSPORT_BYTES, Listener, Sender, upgrade
 from tests.raw import RawClient
 from tests.server import Server
@@ -221,7 +230,7 @@ def _deafen(sock: socket.socket, port: int, name: str) -> None:
 async def _start(server: Server, here: Namespace, heartbeat: float, write_seconds: float) -> None:
     with here.inside():
         server.start(
-            wait=False, HOST="0.0.0.0", RATE_LIMIT="0",
+            *NAMES_EVERYBODY, wait=False, HOST="0.0.0.0", RATE_LIMIT="0",
             HEARTBEAT_SECONDS=str(heartbeat), WRITE_SECONDS=str(write_seconds),
         )  # fmt: skip
 

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.raw import RawClient
-from tests.server import Server
+from tests.server import Server, patched
 
 Figures = dict[str, float | int | str]
 
 PATIENCE_SECONDS = 20.0
 """What hasn't happened by then won't, however slow the machine is."""
+
+NAMES_EVERYBODY = patched("from chatserver import presence", "presence.BURST = 1_000_000")
+"""A server that tells singly who comes and goes, however many do: for those who note when they hear of whom."""
 
 
 def rss(server: Server) -> int:

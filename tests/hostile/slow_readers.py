@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from tests.hostile.harness import (
+    NAMES_EVERYBODY,
     PATIENCE_SECONDS,
     Figures,
     descriptors,
@@ -189,7 +190,9 @@ async def run(
 ) -> Figures:
     """`slow` clients that never read, one that reads 1 kB/s and two that only send, in a room with `readers`."""
     # The sender may be quicker than a person.
-    server.start(RATE_LIMIT="0", WRITE_SECONDS=str(write_seconds), MAX_QUEUE_BYTES=str(MAX_QUEUE_BYTES))
+    server.start(
+        *NAMES_EVERYBODY, RATE_LIMIT="0", WRITE_SECONDS=str(write_seconds), MAX_QUEUE_BYTES=str(MAX_QUEUE_BYTES)
+    )
     sender = await Sender.connect(server.port, "sender")
     audience: list[Listener] = [
         sender,
