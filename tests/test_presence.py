@@ -390,7 +390,8 @@ async def test_no_timer_outlives_the_application() -> None:
         assert room
         room.members[make_client()] = Info("", "")
         await asyncio.gather(*(RawClient.connect(server.port) for _ in range(2 * BURST)))
-        assert timers()
+        while not timers():
+            await asyncio.sleep(0)
     assert not timers()
 
 
@@ -445,11 +446,11 @@ async def test_a_burst_is_told_in_a_few_notices_that_add_up(form: str) -> None:
         assert await heard(alice) == ["ann connected"]
         assert (await ann.hear())["push"]["join"]
         crowd = await asyncio.gather(*(member(port, form, user) for user in people(200)))
-        assert await until(alice, "connected", 200) <= BURST + 20
+        assert await until(alice, "connected", 200) < 100
         joins = [(await ann.hear())["push"] for _ in range(200)]
         for client in crowd:
             client.abort()
-        assert await until(alice, "disconnected", 200) <= BURST + 20
+        assert await until(alice, "disconnected", 200) < 100
         leaves = [(await ann.hear())["push"] for _ in range(200)]
         assert {push["channel"] for push in joins + leaves} == {"lobby"}
         infos = {push["join"]["info"]["client"]: push["join"]["info"] for push in joins}
