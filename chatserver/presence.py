@@ -31,7 +31,7 @@ class _Told:
     """What one room knows of who is there, and isn't told yet."""
 
     known: dict[str, Info] = field(default_factory=dict)
-    """By connection, who was told to have come, or soon will be. It costs 20 to 50 bytes a member: ids and infos are the
+    """By connection, who was told to have come, or soon will be. A member costs 20 to 50 bytes: ids and infos are the
     clients' own."""
     waiting: list[Joined | Left] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
