@@ -96,6 +96,8 @@ def _check_handshake(request: web.Request) -> None:
     headers = request.headers
     if headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
         raise web.HTTPUpgradeRequired(text="this is a WebSocket endpoint", headers={hdrs.UPGRADE: "websocket"})
+    if "upgrade" not in (name.strip().lower() for name in headers.get(hdrs.CONNECTION, "").split(",")):
+        raise web.HTTPBadRequest(text="Connection: upgrade is needed")
     if headers.getall(hdrs.SEC_WEBSOCKET_VERSION, []) != ["13"]:
         raise web.HTTPUpgradeRequired(text="WebSocket version 13 only", headers={hdrs.SEC_WEBSOCKET_VERSION: "13"})
     if request.version != HttpVersion11:

@@ -1,6 +1,5 @@
 """`/connection/websocket`: the Centrifuge client protocol, which existing client SDKs speak."""
 
-import contextlib
 from typing import Final
 
 from aiohttp import web
@@ -14,7 +13,7 @@ from chatserver.procedures import PROCEDURES
 from chatserver.protocol.centrifuge import Json, Protobuf
 from chatserver.session import Form, Session
 from chatserver.sessions import Sessions
-from chatserver.transport import WebSocketTransport
+from chatserver.transport import HANDED_OVER, WebSocketTransport
 
 PATH: Final = "/connection/websocket"
 
@@ -38,27 +37,31 @@ class Endpoint:
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """The handler: lives as long as the connection."""
-        with self._door.admitted(request) as address:
-            transport = WebSocketTransport(self._door.config.max_message_bytes, binary=True, protocols=(PROTOBUF, JSON))
-            await transport.prepare(request)
+        door = self._door
+        address = door.admit(request)
+        transport = WebSocketTransport(door.config.max_message_bytes, binary=True)
+        try:
+            asked = request.query.get("cf_protocol") or request.query.get("format")
             pings = request.query.get("cf_ws_frame_ping_pong") != "true"
-            codec = self._codecs[_is_protobuf(request, transport), pings]
-            client = self._door.client(transport, codec, address)
-            session = Session(self._door, client, codec, limit=self._limit, procedures=PROCEDURES, pings=pings)
-            with self._sessions.open(session):
-                await self._door.converse(client, transport, lambda: _talk(session, transport))
-            return transport.response
-
-
-def _is_protobuf(request: web.Request, transport: WebSocketTransport) -> bool:
-    asked = request.query.get("cf_protocol") or request.query.get("format")
-    return transport.response.ws_protocol == PROTOBUF or asked == "protobuf"
+            transport.accept(request, (PROTOBUF, JSON))
+            codec = self._codecs[PROTOBUF in (transport.subprotocol, f"centrifuge-{asked}"), pings]
+            client = door.client(transport, codec, address)
+            session = Session(door, client, codec, limit=self._limit, procedures=PROCEDURES, pings=pings)
+            self._sessions.add(session)
+            try:
+                await door.converse(client, transport, _talk(session, transport))
+            finally:
+                self._sessions.remove(session)
+        finally:
+            transport.abort()
+            door.dismiss(address)
+        return HANDED_OVER
 
 
 async def _talk(session: Session, transport: WebSocketTransport) -> None:
     """The reader loop."""
-    with contextlib.ExitStack() as stranger:
-        stranger.enter_context(session.door.identifying(session.client))
+    stranger = session.door.expect(session.client)
+    try:
         while not session.client.ending:
             frame = await transport.receive()
             for command in session.codec.commands(frame):
@@ -67,7 +70,9 @@ async def _talk(session: Session, transport: WebSocketTransport) -> None:
                 session.client.received += 1
                 await session.handle(command)
                 if session.connected:
-                    stranger.close()
+                    stranger.cancel()
+    finally:
+        stranger.cancel()
 
 
 def setup(app: web.Application) -> None:

@@ -151,11 +151,11 @@ class Client:
         """The transport is paused, and the client's own task drains it."""
         self.pinged = False
         """A ping was sent, and a heartbeat later something should have been heard."""
-        self.sources: list[Source] = []
+        self.sources: tuple[Source, ...] = ()
         self._wake = wake
         self._apart = False
         self._control = b""
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes] | tuple[()] = ()  # a deque takes a page's worth of an idle client's memory
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
@@ -168,7 +168,7 @@ class Client:
         if self.ending:
             return
         self._step_apart()
-        self.sources.append(source)
+        self.sources += (source,)
         source.join(self)
         self._wake(self)
 
@@ -176,7 +176,7 @@ class Client:
         """The client has what `source` was told so far, and receives no more of it."""
         if source in self.sources:
             self._step_apart()
-            self.sources.remove(source)
+            self.sources = tuple(followed for followed in self.sources if followed is not source)
             source.leave(self)
             self._wake(self)
 
@@ -224,14 +224,14 @@ class Client:
         if not isinstance(end, Slow):
             self._step_apart()
         else:
-            self._queue.clear()
+            self._queue = ()
             self._queued = 0
         self.ending = end
         self._stir()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
         for source in self.sources:
             source.leave(self)
-        self.sources.clear()
+        self.sources = ()
         if self.parked and not self._queue:
             self._send_close()  # straight behind what the transport holds: its drain may never come
         self._wake(self)
@@ -301,17 +301,22 @@ class Client:
         return True
 
     def _put(self, *pieces: bytes) -> None:
-        self._queue.extend(pieces)
-        self._queued += sum(map(len, pieces))
+        if pieces:
+            if not isinstance(self._queue, deque):
+                self._queue = deque()
+            self._queue.extend(pieces)
+            self._queued += sum(map(len, pieces))
 
     def _take(self) -> bytes:
         control, self._control = self._control, b""
         pieces: list[bytes] = []
         size = 0
-        while self._queue and size < WRITE_BYTES:
+        while isinstance(self._queue, deque) and size < WRITE_BYTES:
             piece = self._queue.popleft()
             pieces.append(piece)
             size += len(piece)
+            if not self._queue:
+                self._queue = ()
         self._queued -= size
         self._stir()
         return self.codec.join(pieces) + control if pieces else control

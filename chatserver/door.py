@@ -1,11 +1,10 @@
 """What all WebSocket endpoints have in common: who is let in, how a connection lives, and how it ends."""
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Final, TypeAlias
 
 from aiohttp import web
@@ -13,7 +12,7 @@ from aiohttp import web
 from chatserver import admission, context
 from chatserver.admission import Admission
 from chatserver.chain import Handler, Middleware, compose
-from chatserver.client import Client
+from chatserver.client import CLOSE_SECONDS, Client
 from chatserver.config import Config
 from chatserver.errors import Disconnect, GoingAway, NoPong, PeerClosed, ServerFault, Slow, Stale
 from chatserver.message import Command, Event
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 IDENTIFY_SECONDS: Final = 10.0
 """For a client to say who it is, where that is needed."""
 
-Talk: TypeAlias = Callable[[], Awaitable[None]]
+Talk: TypeAlias = Awaitable[None]
 """Reads what a client sends, and answers it. Raises `Disconnect` when the connection ends; returns if it was ended."""
 
 
@@ -52,9 +51,10 @@ class Door:
         )
         self.handler: Handler = self._publish
         """What handles a message: the chain, and behind it the room's log."""
-        self.unstored: dict[Client, Unstored] = {}
-        """Of those who are connected."""
+        self._unstored: dict[Client, Unstored] = {}
+        self._conversations: set[asyncio.Task[object]] = set()  # asyncio and aiohttp would forget them
         self._chain = chain
+        self._wake = pool.wake  # one method object for all clients
         self._admission = Admission(config)
 
     async def run(self, app: web.Application) -> AsyncIterator[None]:
@@ -65,23 +65,25 @@ class Door:
         watchdog = asyncio.create_task(Watchdog().run())
         yield
         watchdog.cancel()
+        await self._end_conversations()
         await self.pool.stop()
         await self.rooms.stop()
 
-    @contextlib.contextmanager
-    def admitted(self, request: web.Request) -> Iterator[str]:
-        """Counts a connection in, and out at the end; gives its address. Raises the `web.HTTPException` that refuses
-        `request`, if it is to be refused.
+    def admit(self, request: web.Request) -> str:
+        """Counts a connection in, and gives its address, which `dismiss` has to be called with at the end.
+
+        Raises the `web.HTTPException` that refuses `request`, if it is to be refused.
         """
         if self.pool.draining:
             raise web.HTTPServiceUnavailable(text="the server stops", headers=admission.retry())
         self._admission.check(request)
         address = self._admission.address(request)
         self._admission.enter(address)
-        try:
-            yield address
-        finally:
-            self._admission.leave(address)
+        return address
+
+    def dismiss(self, address: str) -> None:
+        """Counts out one that was admitted."""
+        self._admission.leave(address)
 
     def client(self, transport: WebSocketTransport, codec: Codec, address: str) -> Client:
         """A client that nobody knows yet. It has to be `identified` in time."""
@@ -92,17 +94,42 @@ class Door:
             user="",
             address=address,
             queue_bytes=self.pool.queue_bytes,
-            wake=self.pool.wake,
+            wake=self._wake,
         )
-        transport.answer, transport.refuse = client.control, client.disconnect
-        self.unstored[client] = Unstored(client)
+        transport.answer = client.control
         context.connection.set(client.id)
         return client
 
+    def unstored(self, client: Client) -> Unstored:
+        """The messages of `client` that are on their way; most never send any."""
+        found = self._unstored.get(client)
+        if found is None:
+            found = Unstored(client)
+            if client in self.pool.clients:  # a middleware may take longer than the connection
+                self._unstored[client] = found
+        return found
+
+    async def settle(self, client: Client) -> None:
+        """Waits until it is known of each message of `client` what became of it."""
+        if client in self._unstored:
+            await self._unstored[client].settle()
+
     async def converse(self, client: Client, transport: WebSocketTransport, talk: Talk) -> None:
         """The life of a connection: `talk`, and then the rest of the closing handshake."""
+        task = asyncio.current_task()
+        assert task
+        self._conversations.add(task)
+        task.add_done_callback(self._conversations.discard)
         try:
-            end = await self._talk(client, talk)
+            await talk
+            end = client.ending or ServerFault()
+        except Disconnect as reason:
+            end = reason
+            if not client.ending:
+                await self.settle(client)
+        except Exception as error:
+            context.report(logger, logging.ERROR, "connection failed", exc_info=error)
+            end = ServerFault()
         except BaseException:  # our task is cancelled: the process goes, and waits for nobody
             end = GoingAway()
             transport.abort()
@@ -110,19 +137,22 @@ class Door:
         finally:
             client.disconnect(end)
             self.pool.remove(client)
-            del self.unstored[client]
+            self._unstored.pop(client, None)
             _log_end(client)
         await _close(client, transport)
 
-    @contextlib.contextmanager
-    def identifying(self, client: Client) -> Iterator[None]:
-        """Within it, `client` has to say who it is, in time."""
+    def expect(self, client: Client) -> asyncio.TimerHandle:
+        """`client` has to say who it is, in time, which ends when what is returned is cancelled."""
         self.pool.expect(client)
-        timer = asyncio.get_running_loop().call_later(IDENTIFY_SECONDS, client.disconnect, Stale())
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return asyncio.get_running_loop().call_later(IDENTIFY_SECONDS, client.disconnect, Stale())
+
+    async def _end_conversations(self) -> None:
+        """All clients have been told that this is the end; whoever isn't through in a while is cancelled."""
+        if self._conversations:
+            _, late = await asyncio.wait(self._conversations, timeout=2 * CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _open_store(self) -> None:
         """Launchers that aren't ours would show a traceback for what is only a wrong address."""
@@ -133,23 +163,10 @@ class Door:
             await self.rooms.stop()
             raise SystemExit(1) from None
 
-    async def _talk(self, client: Client, talk: Talk) -> Disconnect:
-        """Returns how the connection ends."""
-        try:
-            await talk()
-        except Disconnect as end:
-            if not client.ending:
-                await self.unstored[client].settle()
-            return end
-        except Exception as error:
-            context.report(logger, logging.ERROR, "connection failed", exc_info=error)
-            return ServerFault()
-        return client.ending or ServerFault()
-
     async def _publish(self, command: Command, client: Client) -> Event | None:
         """Returns when the message's place in the order is fixed. Its sender hears of it when it is stored, or not."""
         await self.rooms.ready(command.room)
-        unstored = self.unstored.get(client) or Unstored(client)  # a middleware may take longer than the connection
+        unstored = self.unstored(client)
         await unstored.ready()
         self.rooms.publish(command, client, unstored.add())
         return None

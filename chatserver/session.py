@@ -126,7 +126,7 @@ class Session:
 
     async def say(self, command: Publish, answer: Callable[[Outcome], bytes]) -> None:
         """Has the chain handle `command`, which is answered when it is stored. Raises `ChatError` if it is refused."""
-        unstored = self.door.unstored[self.client]
+        unstored = self.door.unstored(self.client)
         unstored.begin(answer)
         reply = await self.door.handler(command, self.client)
         if not unstored.taken:
@@ -140,7 +140,7 @@ class Session:
             raise Malformed
         try:
             if not _is_message(request):  # these the chain counts, and others may follow while they are stored
-                await self.door.unstored[self.client].settle()
+                await self.door.settle(self.client)
                 self._count()
             result = await handler(self, id, request)
         except ChatError as error:

@@ -1,8 +1,5 @@
 """The sessions of the Centrifuge protocol in this process, for those who act on users from outside."""
 
-import contextlib
-from collections.abc import Iterator
-
 from chatserver.session import Session
 
 
@@ -12,15 +9,14 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: set[Session] = set()
 
-    @contextlib.contextmanager
-    def open(self, session: Session) -> Iterator[None]:
-        """`session` is one of them until the connection is over."""
+    def add(self, session: Session) -> None:
+        """`session` is one of them until it is removed."""
         self._sessions.add(session)
-        try:
-            yield
-        finally:
-            self._sessions.remove(session)
-            session.close()
+
+    def remove(self, session: Session) -> None:
+        """The connection is over."""
+        self._sessions.remove(session)
+        session.close()
 
     def of(self, user: str, client: str = "") -> list[Session]:
         """Those of `user` that are connected, or the one of them with the connection's id `client`."""

@@ -1,31 +1,24 @@
-"""A WebSocket (RFC 6455) on aiohttp's: it reads through aiohttp's parser, and writes ready frames itself.
+"""A WebSocket (RFC 6455) on a connection that aiohttp has accepted, read the request of, and handed over.
 
-Everything here answers something that stock aiohttp does to a chat server: its sends wait and can poison each other
-when one is cancelled, its `close` may wait for ever on a full buffer, its heartbeat leaves the socket of a dead peer
-open, and tiny frames are read without ever yielding to other connections.
+aiohttp's own would do to a chat server what this doesn't: its sends wait and can poison each other when one is
+cancelled, its `close` may wait for ever on a full buffer, its heartbeat leaves the socket of a dead peer open, it reads
+tiny frames without ever yielding to other connections, and it takes several kilobytes for a client that is idle.
 """
 
 import asyncio
 import socket
 import struct
-import sys
+from base64 import b64encode
 from collections.abc import Callable, Sequence
+from hashlib import sha1
 from typing import Final
 
-from aiohttp import WebSocketError, WSMessage, WSMsgType, web
+from aiohttp import hdrs, web
 
 from chatserver import frames
-from chatserver.aiohttp_private import PayloadParser, finished, tap
-from chatserver.errors import (
-    ConnectionLost,
-    Disconnect,
-    InvalidText,
-    MessageTooBig,
-    PeerClosed,
-    PolicyViolation,
-    ProtocolError,
-    UnsupportedData,
-)
+from chatserver.aiohttp_private import take_over
+from chatserver.errors import ConnectionLost, Disconnect, PeerClosed, PolicyViolation
+from chatserver.frame_parser import PING, PONG, FrameParser, Other
 
 SEND_BUFFER_BYTES: Final = 64 * 1024
 """Of the kernel, per connection. Fixed, as autotuning would let it grow to megabytes that no RSS shows."""
@@ -38,83 +31,89 @@ FRAMES_PER_TURN: Final = 32
 
 CONTROL_FRAMES_PER_SECOND: Final = 100
 
-BREATH_BYTES: Final = 64 * 1024
-"""After a read of so much the others have their turn: uvloop would take 8 MB of one connection in a row."""
+READ_BYTES: Final = 64 * 1024
+"""With so much waiting to be parsed nothing more is read: uvloop would take 8 MB of one connection in a row."""
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: the kernel forgets unsent data at once
 _POLL_SECONDS: Final = 0.02
-_WRONG: Final = {1002: ProtocolError, 1007: InvalidText, 1009: MessageTooBig}
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
-class _Upgrade(web.WebSocketResponse):
-    """aiohttp's handshake and parser without its writes: nothing is sent but by the transport."""
+class _HandedOver(web.StreamResponse):
+    """What a handler returns when the connection is none of aiohttp's business any more."""
 
-    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        """`receive` and the end of the handler call this; the close frame is the drain's to send."""
-        return False
+    def __init__(self) -> None:
+        super().__init__(status=101)
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
 
 
-class WebSocketTransport:
+HANDED_OVER: Final = _HandedOver()
+"""The same for all: it has nothing of its own."""
+
+
+class WebSocketTransport(asyncio.Protocol):
     """One WebSocket. `write` and friends are `chatserver.client.Transport`; `receive` is for the one who reads."""
 
     __slots__ = (
-        "_binary",
         "_control_count",
         "_control_since",
         "_frames",
         "_heard",
-        "_most_unfinished",
         "_parser",
-        "_protocol",
-        "_reading",
+        "_reading_paused",
+        "_resumed",
         "_socket_transport",
-        "_unfinished",
-        "_writer",
+        "_waiter",
         "answer",
-        "refuse",
-        "response",
+        "lost",
+        "paused",
+        "subprotocol",
+        "write",
     )
 
-    def __init__(self, max_message_bytes: int, *, binary: bool = False, protocols: Sequence[str] = ()) -> None:
+    def __init__(self, max_message_bytes: int, *, binary: bool = False) -> None:
         """`max_message_bytes`: a longer message ends the connection with 1009; 0 is no limit.
 
-        `binary`: binary messages are welcome; otherwise they end it with 1003. `protocols`: the subprotocols that are
-        spoken; the first that the client offers is selected.
+        `binary`: binary messages are welcome; otherwise they end it with 1003.
         """
-        limit = max_message_bytes and max_message_bytes + 1  # aiohttp refuses what is as long as its limit
-        self.response = _Upgrade(
-            autoclose=False,
-            autoping=False,
-            compress=False,
-            max_msg_size=limit,
-            protocols=protocols,
-            writer_limit=HIGH_WATER_BYTES,
-        )
-        """What the handler returns to aiohttp."""
-        self.answer: Callable[[bytes], None] = self.write
+        self.write: Callable[[bytes], None] = _discard
+        self.paused = False
+        self.lost = True
+        self.subprotocol = ""
+        """That was selected."""
+        self.answer: Callable[[bytes], None] = self._write
         """Where the pong to a ping goes."""
-        self.refuse: Callable[[Disconnect], None] = lambda end: self.abort()
-        """Ends the connection from outside of `receive`, which may never get anything to return."""
-        self._binary = binary
-        self._most_unfinished = 2 * max_message_bytes + 4096 if max_message_bytes else sys.maxsize
-        self._unfinished = 0
-        self._parser: PayloadParser | None = None
+        self._parser = FrameParser(max_message_bytes, binary=binary)
         self._heard = True
-        self._reading = False
+        self._reading_paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._resumed: asyncio.Future[None] | None = None
         self._frames = 0
         self._control_count = 0
         self._control_since = 0.0
 
-    async def prepare(self, request: web.Request) -> None:
-        """Completes the handshake. Raises `web.HTTPBadRequest` if it isn't one, `ConnectionError` if the peer left."""
-        await self.response.prepare(request)
+    def accept(self, request: web.Request, protocols: Sequence[str] = ()) -> None:
+        """Completes the handshake (section 4.2.2), and takes the connection over; the handler has to return
+        `HANDED_OVER`.
+
+        `protocols`: the subprotocols that are spoken; the first that the client offers is selected. `request` has been
+        found to be a handshake. Raises `ConnectionError` if the peer left.
+        """
         transport = request.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the peer left during the handshake")
+        offered = [name.strip() for name in request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")]
+        self.subprotocol = next((name for name in offered if name in protocols), "")
+        transport.write(_switch(request.headers[hdrs.SEC_WEBSOCKET_KEY], self.subprotocol))
         self._socket_transport = transport
-        self._protocol = request.protocol
-        self._writer = request.writer
-        self._parser = tap(request.protocol, self)
+        self.write = transport.write
+        self.lost = False
+        take_over(request, transport, self)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=HIGH_WATER_BYTES // 4)
         self._socket_option(socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
@@ -124,40 +123,17 @@ class WebSocketTransport:
         Raises `Disconnect` when there will be none: the peer's end, or what it did wrong.
         """
         while True:
-            message = await self._next()
-            if message.type is WSMsgType.TEXT or (self._binary and message.type is WSMsgType.BINARY):
-                data: str | bytes = message.data
-                return data
-            self._take_control(message.type, message.data)
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Bytes from the socket on their way to aiohttp's parser.
-
-        They are a sign of life. And they are counted, as a message in endless empty or tiny fragments would never
-        reach `receive`: who sends twice the greatest message without finishing a frame floods.
-        """
-        self._heard = True
-        ended, tail = False, b""
-        if self._unfinished <= self._most_unfinished:
-            assert self._parser
-            ended, tail = self._parser.feed_data(data)
-            self._unfinished = 0 if ended or finished(self.response) else self._unfinished + len(data)
-            if self._unfinished > self._most_unfinished:
-                self.refuse(PolicyViolation("fragments without end"))
-        if len(data) >= BREATH_BYTES:
-            self._breathe()
-        return ended, tail
-
-    def _breathe(self) -> None:
-        """Reads on at the loop's next turn, unless aiohttp has stopped reading for a reason of its own."""
-        if self._socket_transport.is_reading():
-            self._protocol.pause_reading()
-            asyncio.get_running_loop().call_soon(self._protocol.resume_reading)
-
-    def feed_eof(self) -> None:
-        """The end of the stream, on its way to aiohttp's parser."""
-        assert self._parser
-        self._parser.feed_eof()
+            item = self._parser.next()
+            if item is None:
+                self._read_on()
+                await self._waiter  # type: ignore[misc]
+                continue
+            self._frames += 1
+            if self._frames % FRAMES_PER_TURN == 0:
+                await asyncio.sleep(0)
+            if not isinstance(item, Other):
+                return item
+            self._take(item)
 
     async def discard(self) -> None:
         """Reads, and throws away, until the peer closes or the connection is lost."""
@@ -166,8 +142,8 @@ class WebSocketTransport:
                 await self.receive()
             except (PeerClosed, ConnectionLost):
                 return
-            except Disconnect:  # aiohttp's parser has given up, and drops what comes
-                await asyncio.sleep(_POLL_SECONDS)
+            except Disconnect:
+                continue
 
     async def finish(self, written: Callable[[], bool]) -> None:
         """Waits until all is `written` and sent, then closes. `abort` ends the wait."""
@@ -175,68 +151,81 @@ class WebSocketTransport:
             await asyncio.sleep(_POLL_SECONDS)
         self.close()
 
-    def write(self, data: bytes) -> None:
-        if not self._socket_transport.is_closing():
-            self._socket_transport.write(data)
-
-    @property
-    def paused(self) -> bool:
-        return self._protocol.writing_paused
-
-    @property
-    def lost(self) -> bool:
-        return self._socket_transport.is_closing()
-
     @property
     def buffered(self) -> int:
         return 0 if self.lost else self._socket_transport.get_write_buffer_size()
 
     def heard(self) -> bool:
-        heard = self._heard or not self._reading
+        heard = self._heard or self._reading_paused
         self._heard = False
         return heard
 
     async def drained(self) -> None:
-        try:
-            await self._writer.drain()
-        except ConnectionError:
-            return
+        if self.paused and not self.lost:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await self._resumed
 
     def close(self) -> None:
-        self._socket_transport.close()
+        if not self.lost:
+            self._socket_transport.close()
+            self._lose()
 
     def abort(self) -> None:
-        self._socket_option(socket.SO_LINGER, _RESET)
-        self._socket_transport.abort()
+        if not self.lost:
+            self._socket_option(socket.SO_LINGER, _RESET)
+            self._socket_transport.abort()
+            self._lose()
 
-    async def _next(self) -> WSMessage:
-        self._frames += 1
-        if self._frames % FRAMES_PER_TURN == 0:
-            await asyncio.sleep(0)
-        self._reading = True
-        try:
-            message = await self.response.receive()
-        finally:
-            self._reading = False
+    def data_received(self, data: bytes) -> None:
+        """asyncio's: bytes have come."""
         self._heard = True
-        return message
+        self._parser.feed(data)
+        _wake(self._waiter)
+        if self._parser.waiting >= READ_BYTES and not self._reading_paused:
+            self._reading_paused = True
+            self._socket_transport.pause_reading()
 
-    def _take_control(self, kind: WSMsgType, data: object) -> None:
-        if kind is WSMsgType.PING:
-            self._count_control()
-            assert isinstance(data, bytes | bytearray)
-            self.answer(frames.pong(bytes(data)))
-        elif kind is WSMsgType.PONG:
-            self._count_control()
-        elif kind is WSMsgType.CLOSE:
-            assert isinstance(data, int)
-            raise PeerClosed(data) if data != ConnectionLost.code and data < 5000 else ProtocolError("bad close code")
-        elif kind is WSMsgType.BINARY:
-            raise UnsupportedData
-        elif isinstance(data, WebSocketError):
-            raise _WRONG.get(data.code, ProtocolError)
-        else:
+    def eof_received(self) -> None:
+        """asyncio's: the peer will send no more; that ends the connection."""
+        self._lose()
+
+    def pause_writing(self) -> None:
+        """asyncio's: more than `HIGH_WATER_BYTES` wait for the kernel."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """asyncio's: the kernel has taken most of it."""
+        self.paused = False
+        _wake(self._resumed)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's: it is over."""
+        self._lose()
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.write = _discard
+        _wake(self._waiter)
+        _wake(self._resumed)
+
+    def _read_on(self) -> None:
+        """Has `_waiter` wait until more has come. Raises `ConnectionLost` if nothing will."""
+        if self.lost:
             raise ConnectionLost
+        if self._reading_paused:
+            self._reading_paused = False
+            self._socket_transport.resume_reading()
+        self._waiter = asyncio.get_running_loop().create_future()
+
+    def _write(self, data: bytes) -> None:
+        self.write(data)
+
+    def _take(self, frame: Other) -> None:
+        if frame.opcode == PING:
+            self._count_control()
+            self.answer(frames.pong(frame.payload))
+        elif frame.opcode == PONG:
+            self._count_control()
 
     def _count_control(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -247,11 +236,31 @@ class WebSocketTransport:
             raise PolicyViolation("too many control frames")
 
     def _socket_option(self, option: int, value: int | bytes) -> None:
-        """Sets it while the socket is surely still ours; a Unix socket or a closed one may refuse."""
+        """A Unix socket may refuse, and one that the peer has broken."""
         sock = self._socket_transport.get_extra_info("socket")
-        if sock is None or self._socket_transport.is_closing():
-            return
         try:
             sock.setsockopt(socket.SOL_SOCKET, option, value)
         except OSError:
             return
+
+
+def _switch(key: str, subprotocol: str) -> bytes:
+    """The answer that ends HTTP on a connection."""
+    accept = b64encode(sha1(key.encode() + _GUID, usedforsecurity=False).digest())
+    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode() if subprotocol else b""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        + accept
+        + b"\r\n"
+        + chosen
+        + b"\r\n"
+    )
+
+
+def _discard(data: bytes) -> None:
+    """Where the writes to a lost connection go."""
+
+
+def _wake(waiter: "asyncio.Future[None] | None") -> None:
+    if waiter and not waiter.done():
+        waiter.set_result(None)

@@ -27,9 +27,9 @@ class Unstored:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._waiting: deque[list[bytes]] = deque()
+        self._waiting: deque[list[bytes]] | tuple[()] = ()
         """For each of them, what is to be told after it."""
-        self._answered = asyncio.Event()
+        self._answered: asyncio.Event | None = None
         self._answer: Answer = _silent
         self.taken = False
         """A message was taken since `begin`, and is or will be answered."""
@@ -50,6 +50,8 @@ class Unstored:
     def add(self) -> Answered:
         """One more; to be called when it is known what became of it."""
         self.taken = True
+        if not isinstance(self._waiting, deque):
+            self._waiting = deque()
         self._waiting.append([])
         return partial(self._tell, self._answer)
 
@@ -62,12 +64,18 @@ class Unstored:
 
     async def _fewer_than(self, count: int) -> None:
         while len(self._waiting) >= count:
+            if self._answered is None:
+                self._answered = asyncio.Event()
             self._answered.clear()
             await self._answered.wait()
 
     def _tell(self, answer: Answer, outcome: Stamp | Exception) -> None:
+        assert isinstance(self._waiting, deque)
         replies = self._waiting.popleft()
-        self._answered.set()
+        if not self._waiting:
+            self._waiting = ()
+        if self._answered:
+            self._answered.set()
         for reply in (answer(outcome), *replies):
             self._client.push(reply)
 

@@ -39,7 +39,7 @@ from chatserver.room import Room
 from chatserver.rooms import Retention, Rooms
 from chatserver.store import Stamp, open_store
 from chatserver.tokens import BadToken, ConnectionClaims, ExpiredToken, KeysUnavailable
-from chatserver.transport import WebSocketTransport
+from chatserver.transport import HANDED_OVER, WebSocketTransport
 
 logger = logging.getLogger(__name__)
 
@@ -92,24 +92,37 @@ class Endpoint:
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """The handler of `/ws`: lives as long as the connection."""
-        with self._door.admitted(request) as address:
-            transport = WebSocketTransport(self._door.config.max_message_bytes, protocols=(SUBPROTOCOL,))
-            try:
-                visit = await self._visit(request)
-                async with self._rooms.hold(visit.channel.name) as room:
-                    if visit.after:
-                        await self._rooms.check(room.name, visit.after)
-                    await transport.prepare(request)
-                    client = self._door.client(transport, self._codec, address)
-                    await self._door.converse(client, transport, lambda: self._talk(client, transport, room, visit))
-            except Unrecoverable as error:
-                raise web.HTTPGone(text=f"after: cannot resume from there: {error}") from None
-            except (StorageUnavailable, InternalError) as error:
-                text = "storage unavailable" if isinstance(error, StorageUnavailable) else str(error)
-                raise web.HTTPServiceUnavailable(text=text, headers=admission.retry()) from None
-            except ChatError as error:
-                raise next(answer for kind, answer in _STATUS if isinstance(error, kind))(text=str(error)) from None
-            return transport.response
+        door, room = self._door, None
+        address = door.admit(request)
+        transport = WebSocketTransport(door.config.max_message_bytes)
+        try:
+            room, visit = await self._open(request)
+            transport.accept(request, (SUBPROTOCOL,))
+            client = door.client(transport, self._codec, address)
+            talk = self._talk(client, transport, room, visit)
+            del visit  # what is kept here is kept for each idle client
+            await door.converse(client, transport, talk)
+        finally:
+            transport.abort()
+            if room:
+                self._rooms.release(room)
+            door.dismiss(address)
+        return HANDED_OVER
+
+    async def _open(self, request: web.Request) -> tuple[Room, Visit]:
+        """The room that `request` asks for, to be released at the end. Raises `web.HTTPException`."""
+        try:
+            visit = await self._visit(request)
+            if visit.after:
+                await self._rooms.check(visit.channel.name, visit.after)
+            return await self._rooms.take(visit.channel.name), visit
+        except Unrecoverable as error:
+            raise web.HTTPGone(text=f"after: cannot resume from there: {error}") from None
+        except (StorageUnavailable, InternalError) as error:
+            text = "storage unavailable" if isinstance(error, StorageUnavailable) else str(error)
+            raise web.HTTPServiceUnavailable(text=text, headers=admission.retry()) from None
+        except ChatError as error:
+            raise next(answer for kind, answer in _STATUS if isinstance(error, kind))(text=str(error)) from None
 
     async def _visit(self, request: web.Request) -> Visit:
         """Raises `ChatError`, and `web.HTTPBadRequest`."""
@@ -139,12 +152,16 @@ class Endpoint:
         """The reader loop."""
         claims = visit.claims
         if visit.token_follows:
-            with self._door.identifying(client):
+            timer = self._door.expect(client)
+            try:
                 claims = await self._first_message(transport, visit.channel)
+            finally:
+                timer.cancel()
         expiry = _identify(client, visit.name, claims)
         try:
             context.report(logger, logging.INFO, "connected", address=client.address, room=room.name)
             await self._enter(client, room, visit)
+            del visit, claims  # as above
             bad = 0
             while not client.ending:
                 text = await transport.receive()
@@ -180,7 +197,7 @@ class Endpoint:
 
     async def _answer(self, client: Client, text: str, room: Room) -> bool:
         """Handles one frame; what it asks for wrongly is answered. False: it was no command at all."""
-        unstored = self._door.unstored[client]
+        unstored = self._door.unstored(client)
         try:
             command = self._codec.decode(text)
         except ChatError as error:

@@ -1,0 +1,176 @@
+"""Client frames as RFC 6455 section 5.2 lays them out, made messages again."""
+
+import struct
+from typing import Final, NamedTuple, TypeAlias
+
+from chatserver.errors import (
+    InvalidText,
+    MessageTooBig,
+    PeerClosed,
+    PolicyViolation,
+    ProtocolError,
+    UnsupportedData,
+)
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+_FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
+_SHORT, _MEDIUM = 125, 126
+_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+"""Close codes below 3000 that may be sent (RFC 6455 section 7.4, and the registry it makes)."""
+
+
+class Other(NamedTuple):
+    """A frame that brings no message: a ping or pong, or a piece of a message that goes on."""
+
+    opcode: int
+    payload: bytes
+
+
+Item: TypeAlias = str | bytes | Other
+
+
+class FrameParser:
+    """`feed` takes bytes as they come, `next` gives what stands in them, one frame at a time.
+
+    What isn't asked for isn't parsed: many tiny frames cost nobody else a turn. What is left over costs one copy,
+    however small the pieces are in which it comes.
+    """
+
+    __slots__ = ("_at", "_binary", "_data", "_most", "_most_unfinished", "_opcode", "_over", "_parts", "_size", "_wire")
+
+    def __init__(self, max_bytes: int, *, binary: bool) -> None:
+        """`max_bytes`: of a message; 0 is no limit. `binary`: binary messages are welcome."""
+        self._most = max_bytes
+        self._most_unfinished = 2 * max_bytes + 4096
+        self._binary = binary
+        self._data: bytes | bytearray = b""
+        self._at = 0
+        self._opcode = 0
+        self._parts: list[bytes] | None = None
+        self._size = 0
+        self._wire = 0
+        self._over = False
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were fed and not asked for."""
+        return len(self._data) - self._at
+
+    def feed(self, data: bytes) -> None:
+        """More bytes. Behind a close frame or an error they are thrown away."""
+        if self._over:
+            return
+        if self._at == len(self._data):
+            self._data, self._at = data, 0
+            return
+        if isinstance(self._data, bytes):
+            self._data = bytearray(memoryview(self._data)[self._at :])
+        else:
+            del self._data[: self._at]
+        self._at = 0
+        self._data += data
+
+    def next(self) -> Item | None:
+        """What the next frame brings; None: it hasn't come as a whole.
+
+        Raises `PeerClosed` for a close frame, and the `Disconnect` that is the answer to what the peer did wrong;
+        then there is nothing any more.
+        """
+        try:
+            return self._next()
+        except Exception:
+            self._over = True
+            self._data, self._at, self._parts = b"", 0, None
+            raise
+
+    def _next(self) -> Item | None:
+        data, at = self._data, self._at
+        there = len(data) - at
+        if there < 2:
+            return None
+        first, second = data[at], data[at + 1]
+        length = second & _LENGTH
+        if first & _RESERVED or not second & _MASKED:
+            raise ProtocolError
+        start = at + 6
+        if length > _SHORT:
+            start += 2 if length == _MEDIUM else 8
+            if start - 4 > len(data):
+                return None
+            length = int.from_bytes(data[at + 2 : start - 4], "big")
+        self._check(first, length)
+        end = start + length
+        if end > len(data):
+            return None
+        payload = _unmask(data[start - 4 : start], data[start:end])
+        self._at = end
+        if end == len(data):
+            self._data, self._at = b"", 0
+        if first == _FIN | TEXT and self._parts is None:
+            return _text(payload)
+        return self._take(first, payload, end - at)
+
+    def _check(self, first: int, length: int) -> None:
+        opcode = first & _OPCODE
+        if opcode >= CLOSE:
+            if not first & _FIN or length > _SHORT or opcode > PONG:
+                raise ProtocolError
+        elif opcode > BINARY or (opcode == CONTINUATION) != (self._parts is not None):
+            raise ProtocolError
+        elif opcode == BINARY and not self._binary:
+            raise UnsupportedData
+        elif self._most and self._size + length > self._most:
+            raise MessageTooBig
+
+    def _take(self, first: int, payload: bytes, wire: int) -> Item:
+        opcode = first & _OPCODE
+        if opcode == CLOSE:
+            raise _closed(payload)
+        if opcode >= PING:
+            return Other(opcode, payload)
+        if self._parts is None:
+            if first & _FIN:
+                return payload
+            self._parts, self._opcode = [], opcode
+        if payload:
+            self._parts.append(payload)
+        if not first & _FIN:
+            self._size += len(payload)
+            self._wire += wire
+            if self._most and self._wire > self._most_unfinished:
+                raise PolicyViolation("fragments without end")
+            return Other(CONTINUATION, b"")
+        whole = b"".join(self._parts)
+        self._parts, self._size, self._wire = None, 0, 0
+        return _text(whole) if self._opcode == TEXT else whole
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise InvalidText from None
+
+
+def _unmask(mask: bytes | bytearray, payload: bytes | bytearray) -> bytes:
+    """Section 5.3. As one large number a payload is unmasked in one step."""
+    length = len(payload)
+    key = int.from_bytes((mask * (length // 4 + 1))[:length], "little")
+    return (int.from_bytes(payload, "little") ^ key).to_bytes(length, "little")
+
+
+def _closed(payload: bytes) -> PeerClosed | ProtocolError | InvalidText:
+    """Section 5.5.1."""
+    if not payload:
+        return PeerClosed(0)
+    if len(payload) == 1:
+        return ProtocolError()
+    (code,) = struct.unpack_from("!H", payload)
+    if code not in _CODES and not 3000 <= code < 5000:
+        return ProtocolError("bad close code")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        return InvalidText()
+    return PeerClosed(code)
