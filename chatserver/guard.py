@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, TypeVar
@@ -30,6 +31,34 @@ class Guard:
         """False once it has failed too often; the caller does without it then."""
         self.seconds = seconds
         self._failures = 0
+        self._running: set[Call] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, call: "Call") -> float:
+        """`call` runs from now on. Returns its deadline."""
+        if not self.seconds:
+            return math.inf
+        loop = asyncio.get_running_loop()
+        self._running.add(call)
+        if self._timer is None:
+            self._timer = loop.call_later(self.seconds, self._look)
+        return loop.time() + self.seconds
+
+    def end(self, call: "Call") -> None:
+        """`call` is over."""
+        self._running.discard(call)
+
+    def _look(self) -> None:
+        """One timer for all calls: nearly all are over long before it comes."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for call in [call for call in self._running if call.deadline <= now]:
+            self._running.discard(call)
+            call.expire()
+        self._timer = None
+        if self._running:
+            soonest = min(call.deadline for call in self._running)
+            self._timer = loop.call_at(min(soonest, now + self.seconds), self._look)
 
     def succeeded(self) -> None:
         self._failures = 0
@@ -52,29 +81,50 @@ class Call:
     count against the deadline, and its exceptions pass.
     """
 
-    __slots__ = ("_away", "_beyond", "_guard", "_left", "_loop", "_over", "_timeout")
+    __slots__ = (
+        "_away",
+        "_beyond",
+        "_cancelling",
+        "_expired",
+        "_guard",
+        "_left",
+        "_over",
+        "_task",
+        "_time",
+        "deadline",
+    )
 
     def __init__(self, guard: Guard) -> None:
+        self.deadline = math.inf
+        """By the loop's clock; infinity while somebody else's work is awaited."""
         self._guard = guard
         self._beyond: BaseException | None = None
         self._away = 0
         self._left: float | None = None
         self._over = False
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(guard.seconds or None)
+        self._expired = False
+        self._time = asyncio.get_running_loop().time
 
     async def __aenter__(self) -> "Call":
-        await self._timeout.__aenter__()
+        task = asyncio.current_task()
+        assert task
+        self._task = task
+        self._cancelling = task.cancelling()
+        self.deadline = self._guard.begin(self)
         return self
+
+    def expire(self) -> None:
+        """The deadline has come: the function is interrupted."""
+        self._expired = True
+        self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over = True
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            late = self._loop.time() - (self._timeout.when() or 0.0)
+        self._guard.end(self)
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            late = self._time() - self.deadline
             self._guard.failed(f"took longer than {self._guard.seconds} s", counts=late < LATE_SECONDS)
             raise InternalError from None
         if error is None:
@@ -103,21 +153,19 @@ class Call:
 
     def _succeed(self) -> None:
         """It came back in time; or too late, which the clock couldn't say as the function blocked the loop."""
-        when = self._timeout.when()
-        if when is not None and self._loop.time() > when:
+        if self._time() > self.deadline:
             self._guard.failed(f"blocked the server for longer than {self._guard.seconds} s")
         else:
             self._guard.succeeded()
 
     def _stop_clock(self) -> None:
-        when = self._timeout.when()
-        if when is not None and not self._over and not self._timeout.expired():
-            self._left = when - self._loop.time()
-            self._timeout.reschedule(None)
+        if self._left is None and not self._over and not self._expired:
+            self._left = self.deadline - self._time()
+            self.deadline = math.inf
 
     def _start_clock(self) -> None:
         if self._left is not None and not self._over:
-            self._timeout.reschedule(self._loop.time() + self._left)
+            self.deadline = self._time() + self._left
             self._left = None
 
 

@@ -34,10 +34,14 @@ class Signals(Generic[P]):
 
     async def arrive(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
         """Tells that `client` has come, and returns when all know."""
+        if not self.arrivals:
+            return
         await self._change(self.arrivals, self._turn(client, *place), client, *place, **named)
 
     def depart(self, client: Client, *place: P.args, **named: P.kwargs) -> None:
         """Has it told, soon, that `client` has left."""
+        if not self.departures:
+            return
         turn = self._turn(client, *place)
         task = asyncio.create_task(self._change(self.departures, turn, client, *place, **named))
         self._tasks.add(task)
