@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from chatserver.context import report
 from chatserver.errors import ChatError, InternalError, StorageUnavailable, StorageUnsure
+from chatserver.message import Message
 from chatserver.store import Entry, Stamp, Store
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ STORE_SECONDS: Final = 4.0
 
 _LOOK_SECONDS: Final = 0.25
 
-Deliver: TypeAlias = Callable[[Entry, Stamp], None]
+Deliver: TypeAlias = Callable[[Entry, Stamp, Message | None], None]
 
 
 Answered: TypeAlias = Callable[[Stamp | Exception], None]
@@ -30,11 +31,14 @@ Answered: TypeAlias = Callable[[Stamp | Exception], None]
 
 
 class _Waiting:
-    __slots__ = ("answered", "entry", "future", "since")
+    __slots__ = ("answered", "entry", "future", "message", "since")
 
-    def __init__(self, entry: Entry, answered: Answered | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, entry: Entry, answered: Answered | None, message: Message | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.entry = entry
         self.answered = answered
+        self.message = message
         self.future: asyncio.Future[Stamp] = loop.create_future()
         self.since = loop.time()
 
@@ -64,7 +68,9 @@ class Journal:
     """
 
     def __init__(self, store: Store, deliver: Deliver) -> None:
-        """`deliver(entry, stamp)` is called for each entry that is stored; it must not wait."""
+        """`deliver(entry, stamp, message)` is called for each entry that is stored, with the message that it was
+        taken with; it must not wait.
+        """
         self._store = store
         self._deliver = deliver
         self._queue: deque[_Waiting] = deque()
@@ -75,13 +81,15 @@ class Journal:
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def append(self, entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
+    def append(
+        self, entry: Entry, answered: Answered | None = None, message: Message | None = None
+    ) -> asyncio.Future[Stamp]:
         """Takes `entry`: its place in the order is fixed from here on. The future has its stamp when it is stored, or
         a `ChatError` within `STORE_SECONDS` and a moment. `answered` is called with the one or the other just then,
-        before anything that comes after `entry` is delivered.
+        before anything that comes after `entry` is delivered. `message`: what `entry` says, if that is at hand.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(entry, answered, loop)
+        waiting = _Waiting(entry, answered, message, loop)
         self._queue.append(waiting)
         self._idle.clear()
         self._work.set()
@@ -135,7 +143,7 @@ class Journal:
         try:
             stamps = await self._store.append([waiting.entry for waiting in batch])
             for waiting, stamp in zip(batch, stamps, strict=True):
-                self._deliver(waiting.entry, stamp)
+                self._deliver(waiting.entry, stamp, waiting.message)
                 waiting.succeed(stamp)
         except ChatError as error:
             report(logger, logging.ERROR, "not stored", problem=_cause(error), messages=len(batch))

@@ -10,7 +10,7 @@ from chatserver.channels import Channel
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.context import report
 from chatserver.errors import ChatError, InsufficientState, ServerFault, StorageUnavailable, Unrecoverable
-from chatserver.message import Event, Info
+from chatserver.message import Event, Info, Message
 from chatserver.pool import Pool
 from chatserver.protocol import Chained, Codec
 from chatserver.recent import KEEP_EVENTS, Recent
@@ -78,10 +78,10 @@ class Room:
         """Tells `event`, which isn't kept, to all members."""
         self.audience.broadcast(event)
 
-    def receive(self, record: Record) -> None:
-        """`record` is in the log: delivers it, if it is the next one."""
+    def receive(self, record: Record, message: Message | None = None) -> None:
+        """`record` is in the log: delivers it, if it is the next one. `message`: what it says, if that is at hand."""
         if self._open and record.offset == self.offset + 1:
-            self._deliver(record)
+            self._deliver(record, message)
         else:
             self.heard(record.offset)
 
@@ -162,8 +162,11 @@ class Room:
         if records and records[0].time < self.channel.since(time.time()):
             raise Unrecoverable
 
-    def _event(self, record: Record) -> Event | None:
-        return event_of(record, self.name, positioned=self.channel.positioned)
+    def _event(self, record: Record, message: Message | None = None) -> Event | None:
+        if message is None:
+            return event_of(record, self.name, positioned=self.channel.positioned)
+        offset = record.offset if self.channel.positioned else 0
+        return Message(message.user, message.body, self.name, record.data, offset, message.info)
 
     @property
     def busy(self) -> bool:
@@ -175,10 +178,10 @@ class Room:
         for work in self._works:
             await work.stop()
 
-    def _deliver(self, record: Record) -> None:
+    def _deliver(self, record: Record, message: Message | None = None) -> None:
         self._recent.append(record)
         try:
-            event = self._event(record)
+            event = self._event(record, message)
             if event:
                 self.audience.broadcast(event)
         except Exception as error:  # a codec's: the members miss something now, and have to be told

@@ -74,7 +74,7 @@ class Rooms:
         self._signals: Signals[[Room]] = Signals(plugin_seconds)
         self.on_join = self._signals.arrivals
         self.on_leave = self._signals.departures
-        self._of: dict[Client, set[Room]] = {}
+        self._of: dict[Client, tuple[Room, ...]] = {}  # nearly always one
         self._tasks: list[asyncio.Task[None]] = []
         pool.on_disconnect.append(self._gone)
 
@@ -165,15 +165,16 @@ class Rooms:
         if client.ending:
             room.leave(client)
         else:
-            self._of.setdefault(client, set()).add(room)
+            rooms = self._of.get(client, ())
+            self._of[client] = rooms if room in rooms else (*rooms, room)
             await self._signals.arrive(client, room)
 
     def leave(self, client: Client, room: Room) -> None:
         """`client` is no member any more, now, and `on_leave` is told, soon."""
         room.leave(client)
-        rooms = self._of.get(client, set())
+        rooms = self._of.get(client, ())
         if room in rooms:
-            rooms.remove(room)
+            self._of[client] = tuple(other for other in rooms if other is not room)
             self._signals.depart(client, room)
 
     def publish(self, command: Publish, client: Client, answered: Answered | None = None) -> asyncio.Future[Stamp]:
@@ -181,7 +182,8 @@ class Rooms:
         room = self._rooms.get(command.room)
         info = (room and room.members.get(client)) or client.info
         message = Message(client.user, command.body, command.room, command.data, info=info)
-        return self.append(entry_of(message, command.key), answered)
+        entry = entry_of(message, command.key)
+        return self._journal.append(entry, answered, None if command.data else message)
 
     def append(self, entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
         """Takes `entry` for its room's log. The future has its stamp when it is durable, or a `ChatError` within five
@@ -226,12 +228,13 @@ class Rooms:
             raise Unrecoverable
         return position.offset
 
-    def _deliver(self, entry: Entry, stamp: Stamp) -> None:
+    def _deliver(self, entry: Entry, stamp: Stamp, message: Message | None) -> None:
         room = self._rooms.get(entry.room)
         if room is None:
             return
         if stamp.new:
-            room.receive(Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta))
+            record = Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
+            room.receive(record, message)
         else:
             room.heard(stamp.offset)
 
