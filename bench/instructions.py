@@ -26,7 +26,7 @@ from bench.servers import SERVERS
 from bench.stream import body
 
 MEMBERS = 50, 250
-MESSAGES = 20, 120
+MESSAGES = 20, 520
 TIMES = 2
 
 WITHOUT_UVLOOP = "import runpy, sys; sys.modules['uvloop'] = None; runpy.run_module('chatserver', run_name='__main__')"

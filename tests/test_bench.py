@@ -18,7 +18,7 @@ from bench.svg import charts, plot
 from bench.tables import tables
 from tests.server import ROOT
 
-TINY = Scenario("saturate", clients=10, publishers=2, window=2, warmup=0.1, seconds=0.3)
+TINY = Scenario("saturate", clients=10, publishers=2, window=2, warmup=0, seconds=0.2)
 IDLE = Scenario("idle", clients=10)
 STEADY = Scenario("steady", clients=10, publishers=2, rate=5)
 

@@ -145,6 +145,15 @@ def test_members_may_hear_senders_in_different_orders(pieces: list[tuple[int, in
     assert [ear.heard for ear in ears] == [len(STREAM)] * 4
 
 
+def test_what_the_first_member_misses_is_missed_by_nobody_else() -> None:
+    room = Room()
+    ears = [Follower(room) for _ in range(3)]
+    feed(ears[0], [*STREAM[:4], *STREAM[5:]])
+    feed(ears[1], STREAM)
+    feed(ears[2], STREAM)
+    assert [ear.faults(SAID) for ear in ears] == [Faults(lost=1), Faults(), Faults()]
+
+
 def reversed_pairs() -> list[bytes]:
     return [STREAM[number ^ 1] for number in range(len(STREAM))]
 
