@@ -11,14 +11,15 @@ import argparse
 import asyncio
 import base64
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from bench.process import started
 
 BODY = b'{"type":2,"body":"' + b"x" * 120 + b'"}'
 FRAME = b"\x81" + bytes([0x80 | 126]) + len(BODY).to_bytes(2, "big") + b"\0\0\0\0" + BODY  # masked with zeros
@@ -107,23 +108,9 @@ async def _evenly(port: int, seconds: float) -> tuple[float, list[float]]:
     return len(waits) / seconds, waits
 
 
-@contextmanager
-def _server(store: str, folder: str) -> Iterator[int]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    settings = {"PORT": str(port), "STORE_URL": store, "LOG_LEVEL": "error", "FEATURES": "limits,http"}
-    process = subprocess.Popen([sys.executable, "-m", "chatserver"], env=os.environ | settings, cwd=folder)
-    try:
-        for _ in range(100):
-            time.sleep(0.1)
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
+def _server(store: str, folder: Path) -> AbstractContextManager[tuple[int, int]]:
+    settings = {"STORE_URL": store, "LOG_LEVEL": "error", "FEATURES": "limits,http"}
+    return started([sys.executable, "-m", "chatserver"], folder, settings)
 
 
 def main() -> None:
@@ -135,16 +122,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        _measure(given, folder)
+        _measure(given, Path(folder))
 
 
-def _measure(given: argparse.Namespace, folder: str) -> None:
+def _measure(given: argparse.Namespace, folder: Path) -> None:
     counts = [*map(int, given.senders.split(",")), 0]
     found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     for _ in range(given.rounds):
         for store in given.stores.split(","):
             for count in counts:
-                with _server(store, folder) as port:
+                with _server(store, folder) as (port, _):
                     work = _as_fast_as_acknowledged(port, count, given.seconds) if count else _evenly(port, 3)
                     rate, waits = asyncio.run(work)
                 waits.sort()
