@@ -86,30 +86,34 @@ class FrameParser:
 
     def _next(self) -> Item | None:
         data, at = self._data, self._at
-        there = len(data) - at
-        if there < 2:
+        if len(data) - at < 2:
             return None
-        first, second = data[at], data[at + 1]
-        length = second & _LENGTH
-        if first & _RESERVED or not second & _MASKED:
-            raise ProtocolError
-        start = at + 6
-        if length > _SHORT:
-            start += 2 if length == _MEDIUM else 8
-            if start - 4 > len(data):
-                return None
-            length = int.from_bytes(data[at + 2 : start - 4], "big")
-        self._check(first, length)
+        start, length = self._header(data, at)
         end = start + length
         if end > len(data):
             return None
-        payload = _unmask(data[start - 4 : start], data[start:end])
+        first, payload = data[at], _unmask(data[start - 4 : start], data[start:end])
         self._at = end
         if end == len(data):
             self._data, self._at = b"", 0
         if first == _FIN | TEXT and self._parts is None:
             return _text(payload)
         return self._take(first, payload, end - at)
+
+    def _header(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
+        """Where the payload starts, and how long it is; a length that hasn't come yet is none."""
+        first, second = data[at], data[at + 1]
+        length = second & _LENGTH
+        if first & _RESERVED or not second & _MASKED:
+            raise ProtocolError
+        self._check(first, length)
+        start = at + 6
+        if length > _SHORT:
+            start += 2 if length == _MEDIUM else 8
+            length = int.from_bytes(data[at + 2 : start - 4], "big") if start - 4 <= len(data) else 0
+        if self._most and first & _OPCODE < CLOSE and self._size + length > self._most:
+            raise MessageTooBig
+        return start, length
 
     def _check(self, first: int, length: int) -> None:
         opcode = first & _OPCODE
@@ -120,8 +124,6 @@ class FrameParser:
             raise ProtocolError
         elif opcode == BINARY and not self._binary:
             raise UnsupportedData
-        elif self._most and self._size + length > self._most:
-            raise MessageTooBig
 
     def _take(self, first: int, payload: bytes, wire: int) -> Item:
         opcode = first & _OPCODE

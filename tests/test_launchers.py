@@ -144,7 +144,7 @@ async def test_adev_reloads_on_an_edit(server: Server, tmp_path: Path) -> None:
     client = await RawClient.connect(server.port, "/ws?name=alice")
     assert await client.text() == '{"type":1,"body":"alice connected"}'
     protocol = project / "chatserver" / "protocol" / "simple.py"
-    protocol.write_text(protocol.read_text().replace(" connected", " came in"))
+    protocol.write_text(protocol.read_text().replace('"connected"', '"came in"'))
     assert await client.until_closed(30) == 1001
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

@@ -18,7 +18,7 @@ from chatserver.config import Config
 from chatserver.errors import ChatError, StorageFull, StorageUnavailable, StorageUnsure
 from chatserver.journal import Answered
 from chatserver.keys import POOL, ROOMS
-from chatserver.message import Command, Position
+from chatserver.message import Command, Position, Publish
 from chatserver.query import HISTORY
 from chatserver.records import data_of
 from chatserver.store import Entry, Stamp, Store
@@ -170,14 +170,14 @@ async def test_a_ping_flood_closes_the_flooder(start: Start) -> None:
 
 async def test_a_bug_costs_its_connection_only(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     def break_it(app: web.Application) -> None:
-        append = app[ROOMS].append
+        publish = app[ROOMS].publish
 
-        def broken(entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
-            if "boom" in entry.data:
+        def broken(command: Publish, client: Client, answered: Answered | None = None) -> asyncio.Future[Stamp]:
+            if "boom" in command.body:
                 raise RuntimeError("a bug")
-            return append(entry, answered)
+            return publish(command, client, answered)
 
-        app[ROOMS].append = broken  # type: ignore[method-assign]
+        app[ROOMS].publish = broken  # type: ignore[method-assign]
 
     server = await start(break_it)
     alice = await connect(server, "alice")

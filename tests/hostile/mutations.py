@@ -237,8 +237,9 @@ class Model:
         if self._wants(2 - len(data)):
             return None
         fin, opcode, length, size = data[0] >> 7, data[0] & 15, data[1] & 127, 2
-        if data[0] & 0x70 or opcode not in _OPCODES or (opcode > 7 and (not fin or length > 125)):
-            return self._end(1002)
+        code = self._wrong(data[0], data[1])
+        if code:
+            return self._end(code)
         if length > 125:
             size += 2 if length == 126 else 8
             if self._wants(size - len(data)):
@@ -246,8 +247,7 @@ class Model:
             length = int.from_bytes(data[2:size], "big")
         if opcode < 8 and length > MAX_MESSAGE - len(self._partial):
             return self._end(1009)
-        mask = 4 if data[1] & 128 else 0
-        key, size = data[size : size + mask], size + mask
+        key, size = data[size : size + 4], size + 4
         if self._wants(size + length - len(data)):
             return None
         payload = data[size : size + length]
@@ -256,36 +256,35 @@ class Model:
         (self._control if opcode > 7 else self._data)(opcode, payload, bool(fin))
         return data[size + length :]
 
+    def _wrong(self, first: int, second: int) -> int:
+        """The close code for two bytes that can't begin a frame here, or 0."""
+        fin, opcode = first >> 7, first & 15
+        if first & 0x70 or not second & 128 or opcode not in _OPCODES:
+            return 1002
+        if opcode > 7:
+            return 0 if fin and second & 127 <= 125 else 1002
+        if (opcode == CONTINUATION) != (self._opcode is not None):
+            return 1002
+        return 1003 if opcode == BINARY else 0
+
     def _control(self, opcode: int, payload: bytes, fin: bool) -> None:
         self.controls += 1
         if opcode != CLOSE:
             return
         code = int.from_bytes(payload[:2], "big") if payload else 1000
         wrong = len(payload) == 1 or code in (1004, 1005, 1006) or not (1000 <= code <= 1014 or 3000 <= code <= 4999)
-        self.close = 1002 if wrong else code
-        if not _utf8(payload[2:]) and (not wrong or code == 1006 or code >= 5000):
-            self.close = (
-                1007  # aiohttp looks at the reason first where it lets a wrong code pass, and the transport not
-            )
+        self.close = 1002 if wrong else code if _utf8(payload[2:]) else 1007
 
     def _data(self, opcode: int, payload: bytes, fin: bool) -> None:
-        begun = self._opcode is not None
-        if (not begun) if opcode == CONTINUATION else (self._partial or (begun and not fin)):
-            self.close = 1002
-        elif not fin:
-            self._opcode = self._opcode if opcode == CONTINUATION else opcode
+        if not fin:
+            self._opcode = TEXT
             self._partial += payload
+            return
+        message, self._partial, self._opcode = self._partial + payload, b"", None
+        if _utf8(message):
+            self.texts.append(message.decode())
         else:
-            kind = opcode or self._opcode
-            if opcode == CONTINUATION:
-                self._opcode = None  # a new message after an empty first fragment leaves it, as aiohttp does
-            message, self._partial = self._partial + payload, b""
-            if kind == BINARY:
-                self.close = 1003
-            elif _utf8(message):
-                self.texts.append(message.decode())
-            else:
-                self.close = 1007
+            self.close = 1007
 
     def _wants(self, count: int) -> bool:
         if count > 0:
