@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from chatserver.audience import Audience
 from chatserver.client import Client
 from chatserver.errors import (
     ConnectionLost,
@@ -20,8 +21,8 @@ from chatserver.errors import (
     Unrecoverable,
 )
 from chatserver.journal import STORE_SECONDS
-from chatserver.message import Notice, Position
-from chatserver.records import data_of
+from chatserver.message import Event, Info, Notice, Position, Publish
+from chatserver.records import data_of, event_of
 from chatserver.room import Room
 from chatserver.rooms import COMPARE_ROOMS, COMPARE_SECONDS, IDLE_SECONDS, TRIM_SECONDS, Retention
 from chatserver.store import Entry, StoreError
@@ -904,3 +905,30 @@ async def test_who_goes_while_the_pool_stops_is_no_problem(clock: Clock, store: 
     await node.pool.stop()
     await node.rooms.stop()
     await member.hold.aclose()
+
+
+# What is told at once, and what is read back
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Publish("hi"),
+        Publish(""),
+        Publish('"\u2028'),
+        Publish("hi", data='{"body":"hi","more":1}'),
+        Publish("", data="[1]"),
+    ],
+)
+@pytest.mark.parametrize("info", [Info("", "c1"), Info("ann", "c1", '{"a":1}', "[2]")])
+async def test_members_are_told_what_is_read_back_from_the_log(node: Node, command: Publish, info: Info) -> None:
+    member = await node.enter()
+    room = node.rooms.get("lobby")
+    assert room
+    room.members[member.client] = info
+    told: list[Event] = []
+    with mock.patch.object(Audience, "broadcast", lambda _, event: told.append(event)):
+        await node.rooms.publish(command, member.client)
+        await turns()
+    (record,) = await node.rooms.store.read("lobby", after=0, limit=1)
+    assert told == [event_of(record, positioned=room.channel.positioned)]
