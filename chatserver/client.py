@@ -155,7 +155,7 @@ class Client:
         self._wake = wake
         self._apart = False
         self._control = b""
-        self._queue: deque[bytes] | tuple[()] = ()  # a deque takes a page's worth of an idle client's memory
+        self._queue: deque[bytes] | tuple[()] = ()  # a deque, also an empty one, takes 760 bytes
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None

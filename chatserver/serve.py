@@ -25,8 +25,8 @@ from chatserver.launchers import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS
 logger = logging.getLogger(__name__)
 
 COLLECT_AT: Final = (50_000, 50, 100)
-"""Clients are many objects that stay. By default each few of them would have the collector look at all there are, which
-costs a connect as much again as all that it does, and stops everybody for a quarter of a second with 5,000 clients."""
+"""Clients are many objects that stay. By default a few connects would have the collector look at all of them, and
+everybody would wait for it."""
 
 Reload: TypeAlias = Callable[[], Config]
 

@@ -112,7 +112,7 @@ def test_what_is_not_asked_for_waits() -> None:
 @pytest.mark.parametrize(
     ("stream", "kind"),
     [
-        (b"\x81\x01x", ProtocolError),  # not masked
+        (b"\x81\x01\0\0\0\0x", ProtocolError),  # not masked
         (bytes([0xC1, 0x80]) + MASK, ProtocolError),  # a reserved bit
         (frame(TEXT, fin=False) + frame(TEXT), ProtocolError),
         (frame(CONTINUATION), ProtocolError),
