@@ -6,6 +6,7 @@ tiny frames without ever yielding to other connections, and it takes several kil
 """
 
 import asyncio
+import os
 import socket
 import struct
 from base64 import b64encode
@@ -23,8 +24,8 @@ from chatserver.frame_parser import PING, PONG, FrameParser, Other
 SEND_BUFFER_BYTES: Final = 64 * 1024
 """Of the kernel, per connection. Fixed, as autotuning would let it grow to megabytes that no RSS shows."""
 
-HIGH_WATER_BYTES: Final = 32 * 1024
-"""Of asyncio's buffer above it: with more waiting, the client is parked."""
+TLS_BUFFER_BYTES: Final = 32 * 1024
+"""So much may wait to be encrypted, which is done at the end of a turn, before the client is parked."""
 
 FRAMES_PER_TURN: Final = 32
 """So many frames of one connection are taken before the others have their turn."""
@@ -62,6 +63,7 @@ class WebSocketTransport(asyncio.Protocol):
     __slots__ = (
         "_control_count",
         "_control_since",
+        "_descriptor",
         "_frames",
         "_heard",
         "_parser",
@@ -88,6 +90,7 @@ class WebSocketTransport(asyncio.Protocol):
         """That was selected."""
         self.answer: Callable[[bytes], None] = self._write
         """Where the pong to a ping goes."""
+        self._descriptor = -1
         self._parser = FrameParser(max_message_bytes, binary=binary)
         self._heard = True
         self._reading_paused = False
@@ -109,12 +112,16 @@ class WebSocketTransport(asyncio.Protocol):
             raise ConnectionResetError("the peer left during the handshake")
         offered = [name.strip() for name in request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")]
         self.subprotocol = next((name for name in offered if name in protocols), "")
-        transport.write(_switch(request.headers[hdrs.SEC_WEBSOCKET_KEY], self.subprotocol))
+        switch = _switch(request.headers[hdrs.SEC_WEBSOCKET_KEY], self.subprotocol)
         self._socket_transport = transport
-        self.write = transport.write
+        encrypted = transport.get_extra_info("sslcontext")
+        if not encrypted:
+            self._descriptor = transport.get_extra_info("socket").fileno()
         self.lost = False
+        self.write = self._way()
         take_over(request, transport, self)
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=HIGH_WATER_BYTES // 4)
+        transport.set_write_buffer_limits(high=TLS_BUFFER_BYTES if encrypted else 0)  # pauses, if something waits
+        self.write(switch)
         self._socket_option(socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     async def receive(self) -> str | bytes:
@@ -190,12 +197,16 @@ class WebSocketTransport(asyncio.Protocol):
         self._lose()
 
     def pause_writing(self) -> None:
-        """asyncio's: more than `HIGH_WATER_BYTES` wait for the kernel."""
+        """asyncio's: something waits for the kernel."""
         self.paused = True
+        if not self.lost:
+            self.write = self._way()
 
     def resume_writing(self) -> None:
-        """asyncio's: the kernel has taken most of it."""
+        """asyncio's: the kernel has taken all of it."""
         self.paused = False
+        if not self.lost:
+            self.write = self._way()
         _wake(self._resumed)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -219,6 +230,18 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         self.write(data)
+
+    def _way(self) -> Callable[[bytes], None]:
+        """Straight to the kernel where nothing waits for it: asyncio's way costs a third more than the call itself."""
+        return self._socket_transport.write if self.paused or self._descriptor < 0 else self._write_now
+
+    def _write_now(self, data: bytes) -> None:
+        try:
+            sent = os.write(self._descriptor, data)
+        except OSError:  # it takes none, or the connection is broken: the transport will find out
+            sent = 0
+        if sent != len(data):
+            self._socket_transport.write(data[sent:])
 
     def _take(self, frame: Other) -> None:
         if frame.opcode == PING:

@@ -1,11 +1,13 @@
 """The transport on aiohttp's WebSocket: what only it decides. Conversations over it are in test_ws and test_wire."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -28,9 +30,9 @@ Pair = tuple[RawClient, WebSocketTransport]
 Connect = Callable[..., Awaitable[Pair]]
 
 
-@pytest.fixture
-async def connect() -> AsyncIterator[Connect]:
-    """Makes a connection and returns both of its ends."""
+@contextlib.asynccontextmanager
+async def served() -> AsyncIterator[Connect]:
+    """A function that makes a connection and returns both of its ends."""
     ends: asyncio.Queue[WebSocketTransport] = asyncio.Queue()
     finished = asyncio.Event()
     settings: dict[str, Any] = {}
@@ -55,6 +57,13 @@ async def connect() -> AsyncIterator[Connect]:
         yield connect
         finished.set()
         await RawClient.clean_up()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """See `served`."""
+    async with served() as connect:
+        yield connect
 
 
 async def ends_with(end: WebSocketTransport) -> Disconnect:
@@ -224,9 +233,40 @@ async def test_the_kernel_keeps_little_of_what_a_peer_does_not_read(connect: Con
         end.write(bytes(10_000))
         written += 10_000
         await asyncio.sleep(0)
-    assert end.buffered > transport.HIGH_WATER_BYTES
+    assert end.buffered
     end.abort()
     assert end.lost
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_the_kernel_does_not_take_at_once_comes_in_order(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def conversation() -> None:
+        async with served() as connect:
+            client, end = await connect()
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            said = []
+            while len(said) < 3 or not end.paused:
+                said.append(b"%d" % len(said) * 300_000)
+                end.write(frames.text(said[-1]))
+            waiting = end.buffered
+            assert waiting
+            said.append(b"behind what waits")
+            end.write(frames.text(said[-1]))
+            assert end.buffered == waiting + 2 + len(said[-1])
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            await end.drained()
+            assert not end.paused
+            assert not end.buffered
+            said.append(b"at once again")
+            end.write(frames.text(said[-1]))
+            assert not end.buffered
+            for body in said:
+                assert await client.receive() == raw.Frame(raw.TEXT, body)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(conversation())
 
 
 async def test_finish_waits_until_all_is_sent(connect: Connect) -> None:
