@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from chatserver.client import Client
 from chatserver.errors import Disconnect, TooManyMessages
@@ -25,20 +25,24 @@ class Bucket(Generic[K]):
     def __init__(self, per_second: float, size: float) -> None:
         self._cost = 1 / per_second
         self._capacity = size * self._cost
-        self._full_at: WeakKeyDictionary[K, float] = WeakKeyDictionary()
+        self._full_at: dict[ref[K], float] = {}
 
     def take(self, owner: K, now: float) -> float:
         """Takes a token and returns 0, or else takes none and returns the seconds until there is one."""
-        full_at = max(now, self._full_at.get(owner, now)) + self._cost
+        known = self._full_at.get(ref(owner))
+        full_at = (known if known and known > now else now) + self._cost
         wait = full_at - now - self._capacity
         if wait > _ROUNDING:
             return wait
-        self._full_at[owner] = full_at
+        self._keep(owner, full_at, known is None)
         return 0.0
 
     def empty(self, owner: K, now: float) -> None:
         """Takes all tokens that are there."""
-        self._full_at[owner] = now + self._capacity
+        self._keep(owner, now + self._capacity, ref(owner) not in self._full_at)
+
+    def _keep(self, owner: K, full_at: float, new: bool) -> None:
+        self._full_at[ref(owner, self._full_at.pop) if new else ref(owner)] = full_at
 
 
 class Limit:

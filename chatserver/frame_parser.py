@@ -77,46 +77,43 @@ class FrameParser:
         Raises `PeerClosed` for a close frame, and the `Disconnect` that is the answer to what the peer did wrong;
         then there is nothing any more.
         """
+        data, at = self._data, self._at
+        if len(data) - at < 2:
+            return None
         try:
-            return self._next()
+            return self._parse(data, at)
         except Exception:
             self._over = True
             self._data, self._at, self._parts = b"", 0, None
             raise
 
-    def _next(self) -> Item | None:
-        data, at = self._data, self._at
-        if len(data) - at < 2:
-            return None
-        start, length = self._header(data, at)
-        end = start + length
-        if end > len(data):
-            return None
-        first, payload = data[at], _unmask(data[start - 4 : start], data[start:end])
-        self._at = end
-        if end == len(data):
-            self._data, self._at = b"", 0
-        if first == _FIN | TEXT and self._parts is None:
-            return _text(payload)
-        return self._take(first, payload, end - at)
-
-    def _header(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
-        """Where the payload starts, and how long it is; a length that hasn't come yet is none."""
+    def _parse(self, data: bytes | bytearray, at: int) -> Item | None:
         first, second = data[at], data[at + 1]
-        length = second & _LENGTH
-        if first & _RESERVED or not second & _MASKED:
-            raise ProtocolError
-        self._check(first, length)
-        start = at + 6
+        whole = first == _FIN | TEXT and self._parts is None  # nearly all are
+        if not whole or not second & _MASKED:
+            self._check(first, second)
+        start, length = at + 6, second & _LENGTH
         if length > _SHORT:
             start += 2 if length == _MEDIUM else 8
             length = int.from_bytes(data[at + 2 : start - 4], "big") if start - 4 <= len(data) else 0
-        if self._most and first & _OPCODE < CLOSE and self._size + length > self._most:
+        if self._most and self._size + length > self._most and first & _OPCODE < CLOSE:
             raise MessageTooBig
-        return start, length
+        end = start + length
+        if end > len(data):
+            return None
+        # Section 5.3. As one large number a payload is unmasked in one step.
+        mask = int.from_bytes((data[start - 4 : start] * (length // 4 + 1))[:length], "little")
+        payload = (int.from_bytes(data[start:end], "little") ^ mask).to_bytes(length, "little")
+        if end == len(data):
+            self._data, self._at = b"", 0
+        else:
+            self._at = end
+        return _text(payload) if whole else self._take(first, payload, end - at)
 
-    def _check(self, first: int, length: int) -> None:
-        opcode = first & _OPCODE
+    def _check(self, first: int, second: int) -> None:
+        opcode, length = first & _OPCODE, second & _LENGTH
+        if first & _RESERVED or not second & _MASKED:
+            raise ProtocolError
         if opcode >= CLOSE:
             if not first & _FIN or length > _SHORT or opcode > PONG:
                 raise ProtocolError
@@ -153,13 +150,6 @@ def _text(payload: bytes) -> str:
         return payload.decode()
     except UnicodeDecodeError:
         raise InvalidText from None
-
-
-def _unmask(mask: bytes | bytearray, payload: bytes | bytearray) -> bytes:
-    """Section 5.3. As one large number a payload is unmasked in one step."""
-    length = len(payload)
-    key = int.from_bytes((mask * (length // 4 + 1))[:length], "little")
-    return (int.from_bytes(payload, "little") ^ key).to_bytes(length, "little")
 
 
 def _closed(payload: bytes) -> PeerClosed | ProtocolError | InvalidText:

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType, coroutine
+from typing import Any, Final, TypeVar
 
 from chatserver.context import report
 from chatserver.errors import ChatError, Disconnect, InternalError
@@ -21,31 +21,37 @@ LATE_SECONDS: Final = 0.1
 """A deadline that is noticed so much later was missed because something blocked the loop: nobody's failure."""
 
 
+def _anything(result: object) -> None:
+    """Every result is one."""
+
+
 class Guard:
     """The account of one function of a plugin."""
 
-    def __init__(self, function: Callable[..., object], seconds: float) -> None:
-        """`seconds`: the deadline of each call; 0 is none."""
+    def __init__(
+        self, function: Callable[..., object], seconds: float, check: Callable[[object], None] = _anything
+    ) -> None:
+        """`seconds`: the deadline of each call; 0 is none. `check`: raises for what `function` mustn't return."""
         self.name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
         self.on = True
         """False once it has failed too often; the caller does without it then."""
-        self.seconds = seconds
+        self.seconds = seconds or math.inf
+        self.check = check
         self._failures = 0
         self._running: set[Call] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, call: "Call") -> float:
-        """`call` runs from now on. Returns its deadline."""
-        if not self.seconds:
-            return math.inf
-        loop = asyncio.get_running_loop()
+    def watch(self, call: "Call") -> None:
+        """`call` waits for something, and may have to be interrupted."""
+        if self.seconds == math.inf:
+            return
         self._running.add(call)
         if self._timer is None:
-            self._timer = loop.call_later(self.seconds, self._look)
-        return loop.time() + self.seconds
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(min(call.deadline, loop.time() + self.seconds), self._look)
 
     def end(self, call: "Call") -> None:
-        """`call` is over."""
+        """`call`, which was watched, is over."""
         self._running.discard(call)
 
     def _look(self) -> None:
@@ -74,68 +80,42 @@ class Guard:
 
 
 class Call:
-    """One call of a guarded function, as a context manager around it.
+    """One call of a guarded function: `run` makes it.
 
     `ChatError` and `Disconnect` are answers, and pass. Whatever else the function raises, or taking longer than its
     deadline, is a failure and becomes `InternalError`. What `onward` awaits is somebody else's work: it doesn't
     count against the deadline, and its exceptions pass.
     """
 
-    __slots__ = (
-        "_away",
-        "_beyond",
-        "_cancelling",
-        "_expired",
-        "_guard",
-        "_left",
-        "_over",
-        "_task",
-        "_time",
-        "deadline",
-    )
+    _beyond: BaseException | None = None  # what most calls never change costs them nothing
+    _away = 0
+    _left: float | None = None
+    _over = False
+    _expired = False
 
     def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._time = asyncio.get_running_loop().time
         self.deadline = math.inf
         """By the loop's clock; infinity while somebody else's work is awaited."""
-        self._guard = guard
-        self._beyond: BaseException | None = None
-        self._away = 0
-        self._left: float | None = None
-        self._over = False
-        self._expired = False
-        self._time = asyncio.get_running_loop().time
 
-    async def __aenter__(self) -> "Call":
-        task = asyncio.current_task()
-        assert task
-        self._task = task
-        self._cancelling = task.cancelling()
-        self.deadline = self._guard.begin(self)
-        return self
-
-    def expire(self) -> None:
-        """The deadline has come: the function is interrupted."""
-        self._expired = True
-        self._task.cancel()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over = True
-        self._guard.end(self)
-        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            late = self._time() - self.deadline
-            self._guard.failed(f"took longer than {self._guard.seconds} s", counts=late < LATE_SECONDS)
-            raise InternalError from None
-        if error is None:
-            self._succeed()
-        elif error is self._beyond:
-            return
-        elif isinstance(error, ChatError | Disconnect):
-            self._succeed()
-        elif _is_failure(error):
-            self._guard.failed(repr(error), error)
-            raise InternalError from None
+    @coroutine
+    def run(self, function: Callable[..., Awaitable[T]], *args: object) -> Generator[Any, Any, T]:
+        """Awaits `function(*args)`. Nearly all calls are over without having waited for anything: only the others need
+        a timer.
+        """
+        self.deadline = self._time() + self._guard.seconds
+        try:
+            given = function(*args)
+            work: Coroutine[Any, Any, T] = given if type(given) is CoroutineType else _awaited(given)
+            asked = work.send(None)
+        except StopIteration as done:
+            self._succeed(done.value)
+            return done.value  # type: ignore[no-any-return]
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return (yield from self._watched(work, asked))
 
     async def onward(self, work: Awaitable[T]) -> T:
         """Awaits `work`, which the function asked for but isn't to blame for."""
@@ -151,7 +131,58 @@ class Call:
             if not self._away:
                 self._start_clock()
 
-    def _succeed(self) -> None:
+    def expire(self) -> None:
+        """The deadline has come: the function is interrupted."""
+        self._expired = True
+        self._task.cancel()
+
+    def _watched(self, work: Coroutine[Any, Any, T], asked: object) -> Generator[Any, Any, T]:
+        """The rest of `work`, which waits for what it `asked`."""
+        task = asyncio.current_task()
+        assert task
+        self._task, self._cancelling = task, task.cancelling()
+        self._guard.watch(self)
+        try:
+            answer = yield from _go_on(work, asked)
+        except BaseException as error:
+            self._guard.end(self)
+            self._interrupted(error)
+            self._fail(error)
+            raise
+        self._guard.end(self)
+        self._interrupted(None)
+        self._succeed(answer)
+        return answer
+
+    def _interrupted(self, error: BaseException | None) -> None:
+        """Raises `InternalError` if it was us who interrupted the function, and nobody else, too."""
+        if self._expired and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+            self._over = True
+            late = self._time() - self.deadline
+            self._guard.failed(f"took longer than {self._guard.seconds} s", counts=late < LATE_SECONDS)
+            raise InternalError from None
+
+    def _succeed(self, answer: object) -> None:
+        self._over = True
+        try:
+            self._guard.check(answer)
+        except Exception as error:
+            self._guard.failed(repr(error), error)
+            raise InternalError from None
+        self._in_time()
+
+    def _fail(self, error: BaseException) -> None:
+        """Raises `InternalError` if `error` is the function's fault."""
+        self._over = True
+        if error is self._beyond:
+            return
+        if isinstance(error, ChatError | Disconnect):
+            self._in_time()
+        elif _is_failure(error):
+            self._guard.failed(repr(error), error)
+            raise InternalError from None
+
+    def _in_time(self) -> None:
         """It came back in time; or too late, which the clock couldn't say as the function blocked the loop."""
         if self._time() > self.deadline:
             self._guard.failed(f"blocked the server for longer than {self._guard.seconds} s")
@@ -167,6 +198,24 @@ class Call:
         if self._left is not None and not self._over:
             self.deadline = self._time() + self._left
             self._left = None
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _go_on(work: Coroutine[Any, Any, T], asked: object) -> Generator[Any, Any, T]:
+    """What `yield from work` would do (PEP 380) if `work` hadn't asked for something already."""
+    try:
+        while True:
+            try:
+                given = yield asked
+            except BaseException as error:
+                asked = work.throw(error)
+            else:
+                asked = work.send(given)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
 
 
 def _is_failure(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from chatserver.context import report
 from chatserver.errors import ChatError, InternalError, StorageUnavailable, StorageUnsure
-from chatserver.message import Message
+from chatserver.records import Said
 from chatserver.store import Entry, Stamp, Store
 
 logger = logging.getLogger(__name__)
@@ -23,40 +23,43 @@ STORE_SECONDS: Final = 4.0
 
 _LOOK_SECONDS: Final = 0.25
 
-Deliver: TypeAlias = Callable[[Entry, Stamp, Message | None], None]
-
+Deliver: TypeAlias = Callable[[Entry, Stamp, Said | None], None]
 
 Answered: TypeAlias = Callable[[Stamp | Exception], None]
 """Is told what became of an entry."""
 
 
+def settling(future: "asyncio.Future[Stamp]") -> Answered:
+    """Has `future` say it."""
+
+    def settle(answer: Stamp | Exception) -> None:
+        if future.done():  # whoever waited for it gave up
+            return
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+            future.exception()  # nobody has to ask
+        else:
+            future.set_result(answer)
+
+    return settle
+
+
 class _Waiting:
-    __slots__ = ("answered", "entry", "future", "message", "since")
+    __slots__ = ("_answered", "_done", "entry", "said", "since")
 
-    def __init__(
-        self, entry: Entry, answered: Answered | None, message: Message | None, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, entry: Entry, answered: Answered, said: Said | None, since: float) -> None:
         self.entry = entry
-        self.answered = answered
-        self.message = message
-        self.future: asyncio.Future[Stamp] = loop.create_future()
-        self.since = loop.time()
+        self.said = said
+        self.since = since
+        self._answered = answered
+        self._done = False
 
-    def succeed(self, stamp: Stamp) -> None:
-        if not self.future.done():
-            self.future.set_result(stamp)
-            self._answer(stamp)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # nobody has to ask
-            self._answer(error)
-
-    def _answer(self, answer: Stamp | Exception) -> None:
+    def answer(self, answer: Stamp | Exception) -> None:
+        if self._done:
+            return
+        self._done = True
         try:
-            if self.answered:
-                self.answered(answer)
+            self._answered(answer)
         except Exception as fault:  # of one sender; the others of the batch are answered
             report(logger, logging.ERROR, "delivery failed", room=self.entry.room, exc_info=fault)
 
@@ -68,9 +71,7 @@ class Journal:
     """
 
     def __init__(self, store: Store, deliver: Deliver) -> None:
-        """`deliver(entry, stamp, message)` is called for each entry that is stored, with the message that it was
-        taken with; it must not wait.
-        """
+        """`deliver(entry, stamp, said)` is called for each entry that is stored; it must not wait."""
         self._store = store
         self._deliver = deliver
         self._queue: deque[_Waiting] = deque()
@@ -81,21 +82,18 @@ class Journal:
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def append(
-        self, entry: Entry, answered: Answered | None = None, message: Message | None = None
-    ) -> asyncio.Future[Stamp]:
-        """Takes `entry`: its place in the order is fixed from here on. The future has its stamp when it is stored, or
-        a `ChatError` within `STORE_SECONDS` and a moment. `answered` is called with the one or the other just then,
-        before anything that comes after `entry` is delivered. `message`: what `entry` says, if that is at hand.
+    def append(self, entry: Entry, answered: Answered, said: Said | None = None) -> None:
+        """Takes `entry`: its place in the order is fixed from here on. `answered` is called with its stamp when it is
+        stored, or with a `ChatError` within `STORE_SECONDS` and a moment; before anything that comes after `entry` is
+        delivered.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(entry, answered, message, loop)
-        self._queue.append(waiting)
-        self._idle.clear()
-        self._work.set()
+        if not self._queue:
+            self._idle.clear()
+            self._work.set()
+        self._queue.append(_Waiting(entry, answered, said, loop.time()))
         if self._timer is None:
             self._timer = loop.call_later(_LOOK_SECONDS, self._expire, loop)
-        return waiting.future
 
     async def settle(self) -> None:
         """Returns when nothing waits; or when all that waits has been answered, though the store hasn't."""
@@ -143,8 +141,8 @@ class Journal:
         try:
             stamps = await self._store.append([waiting.entry for waiting in batch])
             for waiting, stamp in zip(batch, stamps, strict=True):
-                self._deliver(waiting.entry, stamp, waiting.message)
-                waiting.succeed(stamp)
+                self._deliver(waiting.entry, stamp, waiting.said)
+                waiting.answer(stamp)
         except ChatError as error:
             report(logger, logging.ERROR, "not stored", problem=_cause(error), messages=len(batch))
             _fail(batch, error)
@@ -157,16 +155,16 @@ class Journal:
         due = loop.time() - STORE_SECONDS
         for waiting in self._batch:
             if waiting.since <= due:
-                waiting.fail(StorageUnsure())
+                waiting.answer(StorageUnsure())
         while self._queue and self._queue[0].since <= due:
-            self._queue.popleft().fail(StorageUnavailable())
+            self._queue.popleft().answer(StorageUnavailable())
         busy = self._queue or self._batch
         self._timer = loop.call_later(_LOOK_SECONDS, self._expire, loop) if busy else None
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
     for waiting in batch:
-        waiting.fail(error)
+        waiting.answer(error)
 
 
 def _cause(error: Exception) -> str:

@@ -33,10 +33,11 @@ class Recent:
     def append(self, record: Record) -> None:
         """`record` is the next one of the log."""
         self.top = record.offset
-        self._records.append(record)
+        records = self._records
+        records.append(record)
         self._characters += len(record.data)
-        while len(self._records) > KEEP_EVENTS or self._characters > KEEP_CHARACTERS:
-            self._characters -= len(self._records.popleft().data)
+        while len(records) > KEEP_EVENTS or self._characters > KEEP_CHARACTERS:
+            self._characters -= len(records.popleft().data)
             self.complete = True
 
     def prepend(self, records: Sequence[Record]) -> None:

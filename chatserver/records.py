@@ -1,7 +1,8 @@
 """How what is said is kept in a log, and told again."""
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -13,6 +14,9 @@ from chatserver.store import Entry, Record
 
 MESSAGE: Final = "message"
 """The kind of an event that is told as a `Message`."""
+
+Said: TypeAlias = tuple[str, Info]
+"""The text of a message, and who said it: what is at hand needn't be read out of the record again."""
 
 
 class _Body(msgspec.Struct):
@@ -51,6 +55,12 @@ def meta_of(info: Info | None, tags: Mapping[str, str] | None = None) -> str | N
     return _encode(_Meta(who, dict(tags) if tags else None)).decode()
 
 
+@lru_cache(1024)
+def _meta_of(info: Info) -> str | None:
+    """Those who talk say who they are with each message."""
+    return meta_of(info)
+
+
 def said(room: str, raw: bytes, max_body_bytes: int, *, key: str | None = None) -> Publish:
     """The command that says the payload `raw`. Raises `BadRequest`, and `ChatError` for a text that nobody may say."""
     data = payload(raw)
@@ -59,8 +69,13 @@ def said(room: str, raw: bytes, max_body_bytes: int, *, key: str | None = None) 
     return Publish(body, room, data, key)
 
 
-def entry_of(message: Message, key: str | None = None) -> Entry:
-    """What is to be appended for `message`."""
+def entry_of(command: Publish, user: str, info: Info) -> Entry:
+    """What is to be appended when `user` says what `command` has."""
+    return Entry(command.room, user, data_of(command.body, command.data), MESSAGE, command.key, _meta_of(info))
+
+
+def entry_for(message: Message, key: str | None = None) -> Entry:
+    """What is to be appended for `message`, which no client says."""
     data = data_of(message.body or "", message.data)
     return Entry(message.room, message.user, data, MESSAGE, key, meta_of(message.info, message.tags))
 

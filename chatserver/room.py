@@ -14,7 +14,7 @@ from chatserver.message import Event, Info, Message
 from chatserver.pool import Pool
 from chatserver.protocol import Chained, Codec
 from chatserver.recent import KEEP_EVENTS, Recent
-from chatserver.records import event_of
+from chatserver.records import Said, event_of
 from chatserver.shared import Shared
 from chatserver.store import Record, Store
 
@@ -78,10 +78,10 @@ class Room:
         """Tells `event`, which isn't kept, to all members."""
         self.audience.broadcast(event)
 
-    def receive(self, record: Record, message: Message | None = None) -> None:
-        """`record` is in the log: delivers it, if it is the next one. `message`: what it says, if that is at hand."""
-        if self._open and record.offset == self.offset + 1:
-            self._deliver(record, message)
+    def receive(self, record: Record, said: Said | None = None) -> None:
+        """`record` is in the log: delivers it, if it is the next one."""
+        if self._open and record.offset == self._recent.top + 1:
+            self._deliver(record, said)
         else:
             self.heard(record.offset)
 
@@ -162,11 +162,12 @@ class Room:
         if records and records[0].time < self.channel.since(time.time()):
             raise Unrecoverable
 
-    def _event(self, record: Record, message: Message | None = None) -> Event | None:
-        if message is None:
+    def _event(self, record: Record, said: Said | None = None) -> Event | None:
+        if said is None:
             return event_of(record, self.name, positioned=self.channel.positioned)
+        body, info = said
         offset = record.offset if self.channel.positioned else 0
-        return Message(message.user, message.body, self.name, record.data, offset, message.info)
+        return Message(record.user, body, self.name, record.data, offset, info)
 
     @property
     def busy(self) -> bool:
@@ -178,10 +179,10 @@ class Room:
         for work in self._works:
             await work.stop()
 
-    def _deliver(self, record: Record, message: Message | None = None) -> None:
+    def _deliver(self, record: Record, said: Said | None = None) -> None:
         self._recent.append(record)
         try:
-            event = self._event(record, message)
+            event = self._event(record, said)
             if event:
                 self.audience.broadcast(event)
         except Exception as error:  # a codec's: the members miss something now, and have to be told

@@ -12,11 +12,11 @@ from chatserver.channels import Channels
 from chatserver.client import Client
 from chatserver.context import report
 from chatserver.errors import ChatError, Unrecoverable
-from chatserver.journal import Answered, Journal
-from chatserver.message import Info, Message, Position, Publish
+from chatserver.journal import Answered, Journal, settling
+from chatserver.message import Info, Position, Publish
 from chatserver.pool import Pool
 from chatserver.protocol import Chained
-from chatserver.records import entry_of
+from chatserver.records import Said, entry_of
 from chatserver.room import Room
 from chatserver.signals import Signals
 from chatserver.store import Entry, Record, Stamp, Store
@@ -177,19 +177,20 @@ class Rooms:
             self._of[client] = tuple(other for other in rooms if other is not room)
             self._signals.depart(client, room)
 
-    def publish(self, command: Publish, client: Client, answered: Answered | None = None) -> asyncio.Future[Stamp]:
-        """`client` says what `command` has. See `append`."""
+    def publish(self, command: Publish, client: Client, answered: Answered) -> None:
+        """`client` says what `command` has. See `Journal.append`."""
         room = self._rooms.get(command.room)
         info = (room and room.members.get(client)) or client.info
-        message = Message(client.user, command.body, command.room, command.data, info=info)
-        entry = entry_of(message, command.key)
-        return self._journal.append(entry, answered, None if command.data else message)
+        said = None if command.data else (command.body, info)
+        self._journal.append(entry_of(command, client.user, info), answered, said)
 
-    def append(self, entry: Entry, answered: Answered | None = None) -> asyncio.Future[Stamp]:
+    def append(self, entry: Entry) -> asyncio.Future[Stamp]:
         """Takes `entry` for its room's log. The future has its stamp when it is durable, or a `ChatError` within five
         seconds. Who appends a lot awaits `ready` before. See `Journal.append`.
         """
-        return self._journal.append(entry, answered)
+        future: asyncio.Future[Stamp] = asyncio.get_running_loop().create_future()
+        self._journal.append(entry, settling(future))
+        return future
 
     async def check(self, name: str, after: Position) -> None:
         """Raises `Unrecoverable` if what came after that position can't be told any more, and storage errors."""
@@ -228,13 +229,13 @@ class Rooms:
             raise Unrecoverable
         return position.offset
 
-    def _deliver(self, entry: Entry, stamp: Stamp, message: Message | None) -> None:
+    def _deliver(self, entry: Entry, stamp: Stamp, said: Said | None) -> None:
         room = self._rooms.get(entry.room)
         if room is None:
             return
         if stamp.new:
             record = Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
-            room.receive(record, message)
+            room.receive(record, said)
         else:
             room.heard(stamp.offset)
 

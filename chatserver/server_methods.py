@@ -34,7 +34,7 @@ from chatserver.message import Info, Message, Position
 from chatserver.pool import Pool
 from chatserver.protocol import wire
 from chatserver.protocol.payload import payload
-from chatserver.records import entry_of, messages_of, said
+from chatserver.records import entry_for, messages_of, said
 from chatserver.rooms import Rooms
 from chatserver.session import Session
 from chatserver.sessions import Sessions
@@ -235,7 +235,7 @@ async def _publish(node: Node, message: Message, name: str, request: types.Paylo
         if room:
             room.broadcast(message)
         return types.PublishResult()
-    stamp = await asyncio.shield(node.rooms.append(entry_of(message, request.idempotency_key or None)))
+    stamp = await asyncio.shield(node.rooms.append(entry_for(message, request.idempotency_key or None)))
     return types.PublishResult(stamp.offset, node.rooms.store.epoch) if channel.positioned else types.PublishResult()
 
 

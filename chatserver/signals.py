@@ -93,8 +93,7 @@ class Signals(Generic[P]):
 
 async def _contained(guard: Guard, client: Client, tell: Callable[[], Awaitable[None]]) -> None:
     try:
-        async with Call(guard):
-            await tell()
+        await Call(guard).run(tell)
     except Disconnect as end:
         client.disconnect(end)
     except ChatError as error:

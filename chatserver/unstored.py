@@ -27,8 +27,8 @@ class Unstored:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._waiting: deque[list[bytes]] | tuple[()] = ()
-        """For each of them, what is to be told after it."""
+        self._waiting: deque[list[bytes] | None] | tuple[()] = ()
+        """For each of them, what is to be told after it; None: nothing."""
         self._answered: asyncio.Event | None = None
         self._answer: Answer = _silent
         self.taken = False
@@ -52,15 +52,16 @@ class Unstored:
         self.taken = True
         if not isinstance(self._waiting, deque):
             self._waiting = deque()
-        self._waiting.append([])
+        self._waiting.append(None)
         return partial(self._tell, self._answer)
 
     def tell(self, piece: bytes) -> None:
         """Answers come in the order of what they answer: this one after those to messages that are on their way."""
-        if self._waiting:
-            self._waiting[-1].append(piece)
-        else:
+        if not isinstance(self._waiting, deque):
             self._client.push(piece)
+            return
+        replies = self._waiting[-1] = self._waiting[-1] or []
+        replies.append(piece)
 
     async def _fewer_than(self, count: int) -> None:
         while len(self._waiting) >= count:
@@ -76,7 +77,8 @@ class Unstored:
             self._waiting = ()
         if self._answered:
             self._answered.set()
-        for reply in (answer(outcome), *replies):
+        self._client.push(answer(outcome))
+        for reply in replies or ():
             self._client.push(reply)
 
 

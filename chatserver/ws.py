@@ -32,7 +32,7 @@ from chatserver.errors import (
     Unrecoverable,
 )
 from chatserver.keys import share
-from chatserver.message import Info, Position, Publish, Refused
+from chatserver.message import Info, Position, Refused
 from chatserver.pool import Pool
 from chatserver.protocol import Simple
 from chatserver.room import Room
@@ -199,14 +199,14 @@ class Endpoint:
         """Handles one frame; what it asks for wrongly is answered. False: it was no command at all."""
         unstored = self._door.unstored(client)
         try:
-            command = self._codec.decode(text)
+            command = self._codec.decode(text, room.name)
         except ChatError as error:
             unstored.tell(self._refusal(error))
             return False
         try:
             room.channel.check_publish(client.info.user, member=True)
             unstored.begin(self._refusal)
-            reply = await self._door.handler(Publish(command.body, room.name), client)
+            reply = await self._door.handler(command, client)
         except ChatError as error:
             unstored.tell(self._refusal(error))
         else:

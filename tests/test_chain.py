@@ -384,3 +384,26 @@ async def test_one_stall_of_the_loop_switches_no_middleware_off(clock: Clock) ->
     assert last.done()
     assert asked[-1] == "last"
     assert all(message.done() and (message.exception() or message.result()) for message in running)
+
+
+async def test_one_of_ours_is_trusted_and_its_fault_is_a_bug_that_is_seen() -> None:
+    class Ours:
+        trusted = True
+
+        async def __call__(self, command: Command, client: Client, handler: Handler) -> Event | None:
+            if not isinstance(command, Publish) or command.body == "boom":
+                raise ZeroDivisionError
+            return await handler(replace(command, body=command.body.upper()), client)
+
+    heard: list[Command] = []
+
+    async def hear(command: Command, client: Client) -> Event | None:
+        heard.append(command)
+        return Notice("heard")
+
+    handler = compose([Ours()], hear, 0.5)
+    for _ in range(2 * FAILURES):
+        with pytest.raises(ZeroDivisionError):
+            await handler(Publish("boom"), make_client())
+    assert await handler(Publish("a"), make_client()) == Notice("heard")
+    assert heard == [Publish("A")]

@@ -29,8 +29,8 @@ def plugin() -> None:
 
 async def run(guard: Guard, function: Function) -> object:
     """One guarded call, as pool and chain make it."""
-    async with Call(guard) as call:
-        return await function(call)
+    call = Call(guard)
+    return await call.run(function, call)
 
 
 async def fine(call: Call) -> object:
@@ -251,16 +251,19 @@ async def test_work_that_is_asked_for_when_the_function_is_back_is_done() -> Non
     """A plugin that answers at once, and calls on from a task of its own."""
     work: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     work.set_result("done")
-    async with Call(Guard(plugin, 0.5)) as call:
-        pass
+    call = Call(Guard(plugin, 0.5))
+    await call.run(fine, call)
     assert await call.onward(work) == "done"
 
 
 async def test_work_that_takes_longer_than_the_function_is_done(clock: Clock) -> None:
     """A plugin that doesn't wait for what it called on for, and answers."""
-    async with Call(Guard(plugin, 0.5)) as call:
-        working = asyncio.create_task(call.onward(asyncio.sleep(1, "done")))
-        await turns()
+
+    async def leave_it(call: Call) -> "asyncio.Task[str]":
+        return asyncio.create_task(call.onward(asyncio.sleep(1, "done")))
+
+    call = Call(Guard(plugin, 0.5))
+    working = await call.run(leave_it, call)
     await clock.push(1.1)
     assert working.done()
     assert working.result() == "done"

@@ -9,9 +9,8 @@ from functools import partial
 import pytest
 
 from chatserver.errors import ChatError, InternalError, StorageFull, StorageUnavailable, StorageUnsure
-from chatserver.journal import BATCH_CHARACTERS, BATCH_ENTRIES, STORE_SECONDS, Journal
-from chatserver.message import Message
-from chatserver.records import data_of
+from chatserver.journal import BATCH_CHARACTERS, BATCH_ENTRIES, STORE_SECONDS, Journal, settling
+from chatserver.records import Said, data_of
 from chatserver.store import Entry, Stamp, Store
 from tests.engine import Puppet, entry, fill, numbers
 from tests.fakes import Clock, stopped_clock, turns
@@ -40,13 +39,14 @@ class Writer:
         self.answers: dict[str, Stamp | BaseException] = {}
         self.futures: list[asyncio.Future[Stamp]] = []
 
-    def deliver(self, entry: Entry, stamp: Stamp, message: Message | None) -> None:
+    def deliver(self, entry: Entry, stamp: Stamp, said: Said | None) -> None:
         assert not isinstance(self.answers.get(entry.data), Stamp), "delivered after its sender was told"
         self.delivered.append((entry.data, stamp.offset, stamp.new))
 
     def append(self, *entries: Entry) -> None:
         for one in entries:
-            future = self.journal.append(one)
+            future: asyncio.Future[Stamp] = asyncio.get_running_loop().create_future()
+            self.journal.append(one, settling(future))
             future.add_done_callback(partial(self._answered, one.data))
             self.futures.append(future)
 
@@ -478,7 +478,7 @@ async def test_what_is_being_appended_is_delivered_before_the_store_forgets(writ
 
 async def test_the_answer_comes_before_what_comes_after_it_is_delivered(store: Puppet) -> None:
     told: list[object] = []
-    journal = Journal(store, lambda entry, stamp, message: told.append(stamp.offset))
+    journal = Journal(store, lambda entry, stamp, said: told.append(stamp.offset))
     for number in range(3):
         journal.append(entry(number), lambda answer: told.append(type(answer)))
     task = asyncio.create_task(journal.run())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from chatserver.channels import Channels, Namespace
 from chatserver.errors import BadRequest, BodyInvalid, BodyTooLong
 from chatserver.message import Info, Message, Publish
-from chatserver.records import data_of, entry_of, event_of, messages_of, meta_of, said
+from chatserver.records import data_of, entry_for, entry_of, event_of, messages_of, meta_of, said
 from chatserver.store import Entry, Record
 from tests.fakes import PATIENT
 
@@ -49,11 +49,18 @@ def test_a_payload_is_kept_as_it_was_said_unless_its_text_was_changed(body: str,
     )
 )
 def test_what_is_said_is_told(message: Message) -> None:
-    told = event_of(kept(entry_of(message), message.offset), "lobby")
+    told = event_of(kept(entry_for(message), message.offset), "lobby")
     assert isinstance(told, Message)
     assert (told.user, told.body, told.offset) == (message.user, message.body, message.offset)
     assert (told.info, told.tags) == (message.info, message.tags)
     assert told.data == data_of(message.body or "")
+
+
+@given(st.builds(Publish, body=st.text(max_size=9), room=st.just("kitchen"), key=st.none() | st.just("k")))
+def test_what_a_client_says_is_kept_as_any_other_message_is(command: Publish) -> None:
+    for info in (INFO, Info("", "c2", '{"name":"bob"}'), INFO):
+        message = Message("ann", command.body, command.room, info=info)
+        assert entry_of(command, "ann", info) == entry_for(message, command.key)
 
 
 def test_what_has_no_sender_and_no_tags_needs_no_space_for_them() -> None:

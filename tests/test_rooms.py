@@ -928,7 +928,7 @@ async def test_members_are_told_what_is_read_back_from_the_log(node: Node, comma
     room.members[member.client] = info
     told: list[Event] = []
     with mock.patch.object(Audience, "broadcast", lambda _, event: told.append(event)):
-        await node.rooms.publish(command, member.client)
-        await turns()
+        node.rooms.publish(command, member.client, lambda outcome: None)
+        await node.rooms.settle()
     (record,) = await node.rooms.store.read("lobby", after=0, limit=1)
     assert told == [event_of(record, positioned=room.channel.positioned)]

@@ -14,7 +14,7 @@ from chatserver.errors import (
     UnknownType,
     WrongShape,
 )
-from chatserver.message import Changes, Command, Event, Joined, Left, Message, Notice, Publish, Refused
+from chatserver.message import LOBBY, Changes, Command, Event, Joined, Left, Message, Notice, Publish, Refused
 
 SYSTEM, CHAT = 1, 2
 
@@ -44,8 +44,8 @@ class Simple:
         self._decode = msgspec.json.Decoder(_Frame).decode
         self._encode = msgspec.json.Encoder().encode
 
-    def decode(self, frame: str) -> Command:
-        """The command in a text frame. Raises `ChatError` for what the sender is to be told."""
+    def decode(self, frame: str, room: str = LOBBY) -> Command:
+        """The command in a text frame, for `room`. Raises `ChatError` for what the sender is to be told."""
         try:
             message = self._decode(frame)
         except msgspec.ValidationError as error:
@@ -55,7 +55,7 @@ class Simple:
         if message.type != CHAT:
             raise ServerOnly if message.type == SYSTEM else UnknownType(f"unknown type {str(message.type)[:_QUOTED]}")
         check_body(message.body, self._max_body_bytes)
-        return Publish(message.body)
+        return Publish(message.body, room)
 
     def encode(self, event: Event) -> bytes:
         if not isinstance(event, Message):
