@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from aiohttp import web
 
 from chatserver import plugins, shutdown
+from chatserver.aiohttp_private import Runner
 from chatserver.app import build
 from chatserver.config import Config, ConfigError
 from chatserver.context import report
@@ -53,7 +54,7 @@ def run(config: Config, reload: Reload) -> int:
 
 
 async def _serve(app: web.Application, config: Config, reload: Reload) -> Disconnect:
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         access_log=None,
         handle_signals=False,
