@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import re
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -13,6 +14,13 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict
 
 _NO_MESSAGES: Final[deque[Any]] = deque()
+
+_CACHES: Final = (CIMultiDict, dict)
+
+_SETTLED_SECONDS: Final = 0.1
+"""So long after an option of a listening socket was set, what it accepted before is known to asyncio."""
+
+_TCP: Final = (socket.AF_INET, socket.AF_INET6)
 
 _HEAD_END: Final = b"\r\n\r\n"
 _UPGRADE: Final = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
@@ -51,10 +59,15 @@ def take_over(request: web.Request, transport: asyncio.Transport, protocol: asyn
         connection.leave(protocol)
     else:
         _disown(connection, transport, protocol)
-    caches = (getattr(owner, "_cache", None) for owner in (request, connection))
-    for kept in (*gc.get_referents(request.headers), *caches):
-        if isinstance(kept, CIMultiDict | dict):
-            kept.clear()
+    kept = gc.get_referents(request.headers)
+    for cache in (getattr(request, "_cache", None), getattr(connection, "_cache", None), *kept):
+        if isinstance(cache, _CACHES):
+            cache.clear()
+
+
+def has_send_buffer(request: web.Request) -> bool:
+    """`Runner.set_send_buffer` has set that of the connection by which `request` came."""
+    return getattr(request.protocol, "has_send_buffer", False)
 
 
 def _disown(connection: web.RequestHandler, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
@@ -75,6 +88,18 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         return _quick(await super()._make_server())
 
+    def set_send_buffer(self, size: int) -> None:
+        """Sets that of the connections which the sites accept from now on, where they inherit it: in TCP.
+
+        For each by itself it takes uvloop several system calls, and a Python socket.
+        """
+        servers = [getattr(site, "_server", None) for site in self.sites]
+        sockets = [sock for server in servers for sock in getattr(server, "sockets", ())]
+        if isinstance(self.server, _Server) and all(sock.family in _TCP for sock in sockets):
+            for sock in sockets:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            asyncio.get_running_loop().call_later(_SETTLED_SECONDS, setattr, self.server, "has_send_buffer", True)
+
 
 def _quick(server: web.Server) -> web.Server:
     """Stands in for `server`, which it is itself where aiohttp isn't built as `_Reception` has it."""
@@ -83,6 +108,7 @@ def _quick(server: web.Server) -> web.Server:
         usual, own = _state(server()), _state(quick())
     except (AttributeError, TypeError):
         return server
+    del own["has_send_buffer"]
     own |= {"_manager": server, "_messages": deque(), "_parser": usual.get("_parser"), "_upgraded": False}
     return quick if own == usual else server
 
@@ -112,6 +138,8 @@ class _Server(web.Server):
         """Seconds for a request to come."""
         self.silent: dict[_Reception, float] = {}
         """The connections by which nothing has come yet, the oldest first, with the time when that has to end."""
+        self.has_send_buffer = False
+        """Connections come with what was set for all."""
         constant = {name: getattr(handler, name) for name in _CONSTANT}
         self._kind: Callable[[_Server], web.RequestHandler] = type(
             "_Reception", (_Reception,), {"__slots__": (), **constant}
@@ -164,11 +192,12 @@ class _Reception(web.RequestHandler):
     and a second task for each connection. In all other cases, and afterwards, the connection is aiohttp's.
     """
 
-    __slots__ = ()
+    __slots__ = ("has_send_buffer",)
     _manager: _Server
 
     def __init__(self, server: _Server) -> None:
         """All that aiohttp's own would keep, except what is the server's, and a parser."""
+        self.has_send_buffer = server.has_send_buffer
         self._manager = server
         self._request_factory = server.request_factory
         self._request_handler = server.request_handler

@@ -3,16 +3,18 @@
 import asyncio
 import gc
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.test_utils import TestServer
 
-from chatserver.aiohttp_private import Runner, take_over
+from chatserver.aiohttp_private import Runner, has_send_buffer, take_over
 from chatserver.transport import HANDED_OVER
 from tests import raw
 from tests.raw import RawClient
@@ -204,15 +206,18 @@ async def outer(request: web.Request, handler: Any) -> web.StreamResponse:
 
 def served() -> web.Application:
     app = web.Application(middlewares=[outer, middleware])
-    for handler in (taken_over, answered, streamed, failing, refusing, lost):
+    for handler in (taken_over, answered, streamed, failing, refusing, lost, sized):
         app.router.add_get(f"/{handler.__name__}", handler)
     app.router.add_route("*", "/shown", shown)
     app.router.add_get("/end", shown)
     return app
 
 
+Kind = TypeVar("Kind", bound=web.AppRunner)
+
+
 @asynccontextmanager
-async def running(kind: type[web.AppRunner], **options: Any) -> AsyncIterator[tuple[web.AppRunner, int]]:
+async def running(kind: type[Kind], **options: Any) -> AsyncIterator[tuple[Kind, int]]:
     runner = kind(served(), access_log=None, shutdown_timeout=1, **options)
     await runner.setup()
     try:
@@ -227,7 +232,7 @@ async def said(port: int, *pieces: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for piece in pieces:
         writer.write(piece)
-        if piece is not END:
+        if piece and piece is not END:
             await said(port, END)
     try:
         answer = await reader.read()
@@ -277,7 +282,13 @@ WHOLE = [
 async def test_every_answer_is_that_of_aiohttp() -> None:
     async with running(web.AppRunner) as (_, usual), running(Runner) as (_, own):
         for request in WHOLE:
-            for pieces in ([request, END], [request[:40], request[40:], END], [request + END]):
+            head, line, rest = request.partition(b"\r\n\r\n")
+            for pieces in (
+                [request, END],
+                [request[:40], request[40:], END],
+                [head + line, rest, END],
+                [request + END],
+            ):
                 assert await said(own, *pieces) == await said(usual, *pieces), pieces
 
 
@@ -327,10 +338,6 @@ async def test_who_asks_for_nothing_in_time_is_let_go_of() -> None:
             assert await reader.read() == b""
             writer.close()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(late[:40])
-        assert await reader.read() == b""
-        writer.close()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(late)
         assert (await reader.read()).startswith(b"HTTP/1.1 200")  # the second request has its time, too
         writer.close()
@@ -339,13 +346,64 @@ async def test_who_asks_for_nothing_in_time_is_let_go_of() -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_connection_that_asked_for_nothing_ends_with_the_server() -> None:
+async def test_the_time_to_ask_is_counted_from_the_connect() -> None:
+    async with running(Runner, keepalive_timeout=0.4) as (_, port):
+        slow, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0.2)
+        silent, other = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0.1)
+        writer.write(b"GET ")
+        assert await silent.read() == b""
+        assert slow.at_eof()  # it came first
+        writer.close()
+        other.close()
+
+
+async def test_nothing_is_kept_of_a_connection_that_asked_for_nothing() -> None:
+    async with running(Runner) as (runner, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        await said(port, END)
+        assert runner.server
+        assert len(runner.server.connections) == 1
+        writer.close()
+        while runner.server.connections:
+            await asyncio.sleep(0.01)
+        gc.collect()
+        assert not [kept for kept in gc.get_objects() if type(kept).__name__ == "_Reception"]
+
+
+async def test_a_connection_that_asked_for_nothing_ends_as_soon_as_the_server_does() -> None:
     async with running(Runner) as (runner, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await said(port, END)
-        await runner.cleanup()
+        assert runner.server
+        runner.server.pre_shutdown()
         assert await reader.read() == b""
         writer.close()
+
+
+async def sized(request: web.Request) -> web.StreamResponse:
+    assert request.transport
+    sock = request.transport.get_extra_info("socket")
+    return web.json_response([has_send_buffer(request), sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)])
+
+
+async def test_the_send_buffer_of_all_connections_is_set_at_once() -> None:
+    size = 48 * 1024
+    asked = UPGRADE % (b"/sized", b"")
+    async with running(Runner) as (runner, port):
+        runner.set_send_buffer(size)
+        assert b"[false, " in await said(port, asked, END)  # asyncio may have accepted it before
+        while b"[true, %d]" % (2 * size) not in await said(port, asked, END):  # Linux doubles it
+            await asyncio.sleep(0.02)
+
+
+async def test_where_connections_do_not_inherit_a_send_buffer_nothing_is_set(tmp_path: Path) -> None:
+    size = 48 * 1024
+    async with running(Runner) as (runner, port):
+        await web.UnixSite(runner, tmp_path / "socket").start()
+        runner.set_send_buffer(size)
+        assert b", %d]" % (2 * size) not in await said(port, UPGRADE % (b"/sized", b""), END)
 
 
 class Changed(web.RequestHandler):
