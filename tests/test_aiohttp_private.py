@@ -206,7 +206,7 @@ async def outer(request: web.Request, handler: Any) -> web.StreamResponse:
 
 def served() -> web.Application:
     app = web.Application(middlewares=[outer, middleware])
-    for handler in (taken_over, answered, streamed, failing, refusing, lost, sized):
+    for handler in (taken_over, answered, streamed, failing, refusing, lost, sized, kind):
         app.router.add_get(f"/{handler.__name__}", handler)
     app.router.add_route("*", "/shown", shown)
     app.router.add_get("/end", shown)
@@ -328,6 +328,20 @@ async def test_the_shorter_way_is_taken_and_leaves_nothing() -> None:
         assert not parser.protocol.connected
         client.send(raw.TEXT, b"end")
         await client.reader.read()
+
+
+async def kind(request: web.Request) -> web.StreamResponse:
+    return web.Response(text=f"by {type(request.protocol).__name__}")
+
+
+async def test_the_shorter_way_stays_open_whatever_others_send() -> None:
+    asked = UPGRADE % (b"/kind", KEY)
+    broken = (UPGRADE % (b"/kind", b"No colon\r\n"),)
+    with_body = UPGRADE % (b"/shown", b"Content-Length: 3\r\n"), b"abc"
+    async with running(Runner) as (_, port):
+        for other in (*[(asked,)] * 40, broken, with_body):
+            await said(port, *other, END)
+            assert b"by _Reception" in await said(port, asked, END)
 
 
 async def test_who_asks_for_nothing_in_time_is_let_go_of() -> None:
