@@ -16,6 +16,7 @@ UNIX: Final = "unix"
 """Stands in for the address of a peer on a Unix socket."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+_UPGRADE: Final = re.compile(r"(?:^|,)\s*upgrade\s*(?:,|$)", re.IGNORECASE)
 _DEFAULT_PORT: Final = {"http": "80", "https": "443"}
 
 _SPARE_DESCRIPTORS: Final = 64
@@ -50,6 +51,8 @@ class Admission:
         Addresses further left in `X-Forwarded-For` are anybody's claim, unless the one behind them is trusted too.
         """
         address = request.remote or UNIX
+        if not self._proxies:
+            return address
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
         while forwarded and self._is_proxy(address):
             claim = forwarded.pop().strip()
@@ -59,9 +62,7 @@ class Admission:
         return address
 
     def _is_proxy(self, address: str) -> bool:
-        if address == UNIX:
-            return bool(self._proxies)
-        return any(ip_address(address) in network for network in self._proxies)
+        return address == UNIX or any(ip_address(address) in network for network in self._proxies)
 
     def enter(self, address: str) -> None:
         """Counts one more in."""
@@ -96,7 +97,7 @@ def _check_handshake(request: web.Request) -> None:
     headers = request.headers
     if headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
         raise web.HTTPUpgradeRequired(text="this is a WebSocket endpoint", headers={hdrs.UPGRADE: "websocket"})
-    if "upgrade" not in (name.strip().lower() for name in headers.get(hdrs.CONNECTION, "").split(",")):
+    if not _UPGRADE.search(headers.get(hdrs.CONNECTION, "")):
         raise web.HTTPBadRequest(text="Connection: upgrade is needed")
     if headers.getall(hdrs.SEC_WEBSOCKET_VERSION, []) != ["13"]:
         raise web.HTTPUpgradeRequired(text="WebSocket version 13 only", headers={hdrs.SEC_WEBSOCKET_VERSION: "13"})

@@ -160,6 +160,11 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
 
+    @property
+    def guest(self) -> str:
+        """A name for who has none."""
+        return f"guest-{self.id[:6]}"
+
     def __repr__(self) -> str:
         return f"<Client {self.id} {self.user}>"
 

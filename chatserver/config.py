@@ -278,14 +278,14 @@ def _contradictions(values: dict[str, Any]) -> list[str]:
     return []
 
 
-@web.middleware
-async def config_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives every handler the settings in force: `request[REQUEST_CONFIG]`, also in nested applications."""
-    request[REQUEST_CONFIG] = request.config_dict[CONFIG]
-    return await handler(request)
-
-
 def setup(app: web.Application, config: Config) -> None:
     """Keeps `config` as `app[CONFIG]` and installs the config middleware."""
+
+    @web.middleware
+    async def config_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Gives every handler the settings in force: `request[REQUEST_CONFIG]`, also in nested applications."""
+        request[REQUEST_CONFIG] = config
+        return await handler(request)
+
     app[CONFIG] = config
     app.middlewares.append(config_middleware)

@@ -13,5 +13,7 @@ user: ContextVar[str | None] = ContextVar("user", default=None)
 
 def report(logger: logging.Logger, level: int, event: str, *, exc_info: object = None, **fields: object) -> None:
     """Logs `event` with `fields`. Never raises: a broken log handler must not cost anybody a connection."""
+    if not logger.isEnabledFor(level):
+        return
     with contextlib.suppress(Exception):
         logger.log(level, event, exc_info=exc_info, extra=fields, stacklevel=2)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import secrets
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Final, TypeAlias
@@ -90,7 +90,7 @@ class Door:
         client = Client(
             transport,
             codec,
-            id=secrets.token_hex(6),
+            id=os.urandom(6).hex(),
             user="",
             address=address,
             queue_bytes=self.pool.queue_bytes,

@@ -59,7 +59,7 @@ class Pool:
         self.draining = False
         """The server stops: no more clients, please."""
         self.queue_bytes = queue_bytes
-        self._everybody = self.audience()
+        self._everybody: Audience | None = None  # most never tell anything to all, and it costs each connect
         self._expected: set[Client] = set()
         self._closing: list[Client] = []
         self._end: Disconnect | None = None
@@ -94,7 +94,8 @@ class Pool:
         self.clients.add(client)
         if self._end:
             client.disconnect(self._end)
-        self._everybody.join(client)
+        if self._everybody:
+            self._everybody.join(client)
         await self._signals.arrive(client)
 
     def remove(self, client: Client) -> None:
@@ -112,12 +113,16 @@ class Pool:
 
     def broadcast(self, event: Event) -> None:
         """Tells `event` to everybody, whatever room they are in. Never waits."""
+        if self._everybody is None:
+            self._everybody = self.audience()
+            for client in self.clients:
+                self._everybody.join(client)
         self._everybody.broadcast(event)
 
     async def settle(self, audience: Audience | None = None) -> None:
         """Waits while `audience` (None: everybody) is crowded: publishers slow down before memory grows."""
         audience = audience or self._everybody
-        while audience.crowded:
+        while audience and audience.crowded:
             await self._flushed.wait()
 
     def wake(self, client: Client) -> None:

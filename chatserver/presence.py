@@ -103,7 +103,7 @@ class Presence:
 
 
 def _name(client: Client) -> str:
-    return client.user or f"guest-{client.id[:6]}"
+    return client.user or client.guest
 
 
 def setup(app: web.Application) -> None:

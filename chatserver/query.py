@@ -1,7 +1,6 @@
 """What requests name: users, rooms, places in a log. Checked at the door."""
 
 import re
-import secrets
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -38,21 +37,19 @@ def position(text: str) -> Position:
 
 
 def user(request: web.Request) -> str:
-    """`?name=`, or a made-up name. Raises `web.HTTPBadRequest` for what can't be one."""
-    given = request.query.get("name")
-    if not given:
-        return f"guest-{secrets.token_hex(3)}"
-    if not is_user(given):
+    """`?name=`, empty if there is none. Raises `web.HTTPBadRequest` for what can't be one."""
+    given = request.query.get("name", "")
+    if given and not is_user(given):
         raise web.HTTPBadRequest(text=f"name: {USER_RULE}")
     return given
 
 
 def room(request: web.Request) -> str:
     """`?room=`, or the lobby. Raises `web.HTTPBadRequest` for what can't be one."""
-    given = request.query.get("room") or LOBBY
-    if not is_room(given):
+    given = request.query.get("room", "")
+    if given and not is_room(given):
         raise web.HTTPBadRequest(text=f"room: {ROOM_RULE}")
-    return given
+    return given or LOBBY
 
 
 def after(request: web.Request) -> Position | None:
@@ -68,7 +65,9 @@ def after(request: web.Request) -> Position | None:
 
 def history(request: web.Request) -> int:
     """`?history=`, clamped to `HISTORY`. Raises `web.HTTPBadRequest` for what is no number."""
-    given = request.query.get("history") or "0"
+    given = request.query.get("history")
+    if not given:
+        return 0
     if not _NUMBER.fullmatch(given):
         raise web.HTTPBadRequest(text=f"history: a whole number is allowed, at most {HISTORY} count")
     return min(int(given), HISTORY)
@@ -79,10 +78,12 @@ def token(request: web.Request) -> str:
     `bearer.TOKEN` among the subprotocols.
     """
     given = request.query.get("token", "")
-    if not given:
-        scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if not given and hdrs.AUTHORIZATION in request.headers:
+        scheme, _, credentials = request.headers[hdrs.AUTHORIZATION].partition(" ")
         given = credentials.strip() if scheme.lower() == "bearer" else ""
-    return given or next((name.removeprefix(BEARER) for name in _subprotocols(request) if name.startswith(BEARER)), "")
+    if given or hdrs.SEC_WEBSOCKET_PROTOCOL not in request.headers:
+        return given
+    return next((name.removeprefix(BEARER) for name in _subprotocols(request) if name.startswith(BEARER)), "")
 
 
 def token_follows(request: web.Request) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from chatserver.channels import Channels
+from chatserver.channels import Channel, Channels
 from chatserver.client import Client
 from chatserver.context import report
 from chatserver.errors import ChatError, Unrecoverable
@@ -136,6 +136,11 @@ class Rooms:
     def get(self, name: str) -> Room | None:
         """The room `name`, if it is open."""
         return self._rooms.get(name)
+
+    def channel(self, name: str) -> Channel:
+        """What the name of a room says. Raises as `hold` does, except storage errors."""
+        room = self._rooms.get(name)
+        return room.channel if room else self.channels.find(name)
 
     def members(self, name: str) -> list[Info]:
         """Who is in the room `name`, in this process."""

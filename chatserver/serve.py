@@ -15,12 +15,14 @@ from typing import Final, TypeAlias
 from aiohttp import web
 
 from chatserver import plugins, shutdown
+from chatserver.aiohttp_private import Runner
 from chatserver.app import build
 from chatserver.config import Config, ConfigError
 from chatserver.context import report
 from chatserver.errors import Disconnect, GoingAway, ServiceRestart
 from chatserver.keys import POOL
 from chatserver.launchers import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS
+from chatserver.transport import SEND_BUFFER_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def run(config: Config, reload: Reload) -> int:
 
 
 async def _serve(app: web.Application, config: Config, reload: Reload) -> Disconnect:
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         access_log=None,
         handle_signals=False,
@@ -73,7 +75,7 @@ async def _serve(app: web.Application, config: Config, reload: Reload) -> Discon
     return end
 
 
-async def _listen(runner: web.AppRunner, config: Config) -> None:
+async def _listen(runner: Runner, config: Config) -> None:
     tls = tls_context(config)
     site: web.BaseSite
     if config.socket:
@@ -81,6 +83,7 @@ async def _listen(runner: web.AppRunner, config: Config) -> None:
     else:
         site = web.TCPSite(runner, config.host, config.port, ssl_context=tls, backlog=1024)
     await site.start()
+    runner.set_send_buffer(SEND_BUFFER_BYTES)
     addresses = [_shown(address) for address in runner.addresses]
     report(logger, logging.INFO, "listening", addresses=addresses, tls=bool(tls), anonymous=config.allows_anonymous)
 

@@ -17,7 +17,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from chatserver import frames
-from chatserver.aiohttp_private import take_over
+from chatserver.aiohttp_private import has_send_buffer, take_over
 from chatserver.errors import ConnectionLost, Disconnect, PeerClosed, PolicyViolation
 from chatserver.frame_parser import PING, PONG, FrameParser, Other
 
@@ -110,8 +110,9 @@ class WebSocketTransport(asyncio.Protocol):
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the peer left during the handshake")
-        offered = [name.strip() for name in request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")]
-        self.subprotocol = next((name for name in offered if name in protocols), "")
+        offer = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
+        if offer:
+            self.subprotocol = next((name for name in map(str.strip, offer.split(",")) if name in protocols), "")
         switch = _switch(request.headers[hdrs.SEC_WEBSOCKET_KEY], self.subprotocol)
         self._socket_transport = transport
         encrypted = transport.get_extra_info("sslcontext")
@@ -122,7 +123,8 @@ class WebSocketTransport(asyncio.Protocol):
         take_over(request, transport, self)
         transport.set_write_buffer_limits(high=TLS_BUFFER_BYTES if encrypted else 0)  # pauses, if something waits
         self.write(switch)
-        self._socket_option(socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if not has_send_buffer(request):
+            self._socket_option(socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     async def receive(self) -> str | bytes:
         """The next message, `str` or, if it is binary, `bytes`.

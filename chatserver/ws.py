@@ -4,8 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -58,11 +57,11 @@ _STATUS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(NamedTuple):
     """What a request for a connection asks for."""
 
     name: str
+    """Empty if it names nobody."""
     channel: Channel
     after: Position | None
     """Tell what came after it first."""
@@ -127,7 +126,7 @@ class Endpoint:
     async def _visit(self, request: web.Request) -> Visit:
         """Raises `ChatError`, and `web.HTTPBadRequest`."""
         name, after, history = query.user(request), query.after(request), query.history(request)
-        channel = self._rooms.channels.find(query.room(request))
+        channel = self._rooms.channel(query.room(request))
         token = query.token(request)
         claims = await self._claims(token) if token else None
         follows = claims is None and (query.token_follows(request) or not self._door.config.allows_anonymous)
@@ -222,9 +221,9 @@ class Endpoint:
 def _identify(client: Client, name: str, claims: ConnectionClaims | None) -> asyncio.TimerHandle | None:
     """Says who `client` is. Returns the timer that ends the connection when its token does."""
     verified = claims.user if claims else ""
-    client.user = verified or name
+    client.user = verified or name or client.guest
     info = claims.info if claims else ""
-    client.info = Info(verified, client.id, info or ("" if verified else _encode({"name": name}).decode()))
+    client.info = Info(verified, client.id, info or ("" if verified else _encode({"name": client.user}).decode()))
     context.user.set(client.user)
     if claims is None or claims.expires_at is None:
         return None
