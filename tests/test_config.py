@@ -418,7 +418,7 @@ def test_a_line_break_in_a_name_does_not_break_the_line_about_it(write: Write) -
 
 def test_nothing_but_the_lines_is_printed(write: Write) -> None:
     """Run as users run it: libraries have something to say, too, before logging is configured."""
-    command = [sys.executable, "-m", "chatserver", "--check", "--config", write("PORT 1111\nPROT=1\n")]
+    command = [sys.executable, "-m", "chatserver", "check", "--config", write("PORT 1111\nPROT=1\n")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 2), done.stderr
 

@@ -22,6 +22,7 @@ ADEV = (str(BIN / "adev"), "runserver")
 LAUNCHERS = {
     "aiohttp.web": AIOHTTP,
     "chatserver": CHATSERVER,
+    "script": (str(BIN / "chatserver"), "serve"),
     "gunicorn": GUNICORN,
     "adev": ADEV,
     "adev chatserver": (*ADEV, "chatserver"),

@@ -1,4 +1,4 @@
-"""`python -m chatserver token`: prints a token, and nothing else."""
+"""The command line: tokens and settings, printed with nothing beside them."""
 
 import asyncio
 import contextlib
@@ -77,7 +77,7 @@ async def test_the_server_takes_what_its_settings_make(tmp_path: Path) -> None:
     (tmp_path / "chat.env").write_text(
         f"TOKEN_HMAC_SECRET_FILE={tmp_path / 'secret'}\nTOKEN_AUDIENCE=chat\nTOKEN_ISSUER=login\n"
     )
-    done = test_serve.command("--config", str(tmp_path / "chat.env"), "token", "--user", "alice")
+    done = test_serve.command("token", "--config", str(tmp_path / "chat.env"), "--user", "alice")
     known = Verifier(hmac_secret=SECRET, audience="chat", issuer="login", require=("exp", "aud", "iss", "iat"))
     assert (await known.connection(done.stdout.strip())).user == "alice"
     with pytest.raises(BadToken):
@@ -124,7 +124,7 @@ def test_what_makes_no_token_is_told(arguments: tuple[str, ...]) -> None:
     ],
 )
 def test_a_wrong_key_is_one_line_that_does_not_quote_it(name: str, value: str) -> None:
-    done = command("--check", **{name: value})
+    done = command("check", **{name: value})
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{name}: ")
@@ -132,6 +132,30 @@ def test_a_wrong_key_is_one_line_that_does_not_quote_it(name: str, value: str) -
 
 
 def test_the_settings_in_force_are_shown_without_the_secret() -> None:
-    done = command("--show-config", TOKEN_HMAC_SECRET=SECRET, TOKEN_AUDIENCE="chat")
+    done = command("check", TOKEN_HMAC_SECRET=SECRET, TOKEN_AUDIENCE="chat")
     assert {"TOKEN_HMAC_SECRET=***", "TOKEN_AUDIENCE=chat", "TOKEN_REQUIRE=exp"} <= set(done.stdout.splitlines())
     assert SECRET not in done.stdout + done.stderr
+
+
+def ran(*command: str, **env: str) -> tuple[int, str, str]:
+    """Status and output of a process."""
+    done = subprocess.run(
+        command, env={"PATH": os.environ["PATH"], **env}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=30, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("check",), ("token",)]
+)
+def test_the_script_is_the_module(arguments: tuple[str, ...]) -> None:
+    script = Path(sys.executable).with_name("chatserver")
+    assert ran(str(script), *arguments) == ran(sys.executable, "-m", "chatserver", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [("serve", "check"), ("nothing",), ("--nothing",)])
+def test_what_is_no_command_is_told(arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: " in done.stderr

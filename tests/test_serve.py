@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 from chatserver import __version__
+from chatserver.config import FIELDS
 from tests.raw import RawClient
 from tests.server import ROOT, Server, patched
 
@@ -27,14 +28,15 @@ def command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_check_says_nothing_if_all_is_well() -> None:
-    done = command("--check")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_check_prints_the_settings_if_all_is_well() -> None:
+    done = command("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.partition("=")[0] for line in done.stdout.splitlines()] == [*FIELDS]
 
 
 def test_check_names_everything_that_is_wrong_in_one_go(tmp_path: Path) -> None:
     (tmp_path / "chat.env").write_text("PROT=80\nPORT=eighty\n")
-    done = command("--check", "--config", str(tmp_path / "chat.env"), LOG_LEVEL="loud")
+    done = command("check", "--config", str(tmp_path / "chat.env"), LOG_LEVEL="loud")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
@@ -45,13 +47,13 @@ def test_check_names_everything_that_is_wrong_in_one_go(tmp_path: Path) -> None:
 
 
 def test_check_names_plugins_that_are_not_there() -> None:
-    done = command("--check", PLUGINS="nosuch")
+    done = command("check", PLUGINS="nosuch")
     assert done.returncode == 2
     assert done.stderr.startswith("PLUGINS: no 'nosuch' is installed; installed: ")
 
 
-def test_show_config_masks_secrets() -> None:
-    done = command("--show-config", TLS_CERT="c", TLS_KEY="k", TLS_KEY_PASSWORD="hush", PORT="81")
+def test_check_masks_secrets() -> None:
+    done = command("check", TLS_KEY_PASSWORD="hush", PORT="81")
     assert done.returncode == 0
     assert "TLS_KEY_PASSWORD=***" in done.stdout.splitlines()
     assert "PORT=81" in done.stdout.splitlines()
@@ -59,21 +61,21 @@ def test_show_config_masks_secrets() -> None:
 
 
 def test_options_stand_in_for_host_and_port() -> None:
-    lines = command("--show-config", "--host", "::1", "--port", "82", PORT="81").stdout.splitlines()
+    lines = command("check", "--host", "::1", "--port", "82", PORT="81").stdout.splitlines()
     assert "HOST=::1" in lines
     assert "PORT=82" in lines
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])
 def test_an_option_is_checked_like_the_setting(port: str) -> None:
-    done = command("--check", "--port", port)
+    done = command("check", "--port", port)
     assert done.returncode == 2
     assert "allowed: 0 to 65535" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_check_tries_the_certificate() -> None:
-    done = command("--check", TLS_CERT="/nonexistent", TLS_KEY="/nonexistent")
+    done = command("check", TLS_CERT="/nonexistent", TLS_KEY="/nonexistent")
     assert done.returncode == 2
     assert done.stderr.startswith("TLS_CERT, TLS_KEY: ")
 
