@@ -9,6 +9,7 @@ from chatserver import __version__
 
 COMMANDS: Final = {
     "serve": ("chatserver.commands", "run the server; it is what happens without a command, too"),
+    "chat": ("chatserver.terminal.command", "chat in this terminal, or in a pipe"),
     "check": ("chatserver.commands", "print the settings in force, or what is wrong with them"),
     "token": ("chatserver.commands", "print a token, for development; it is made with TOKEN_HMAC_SECRET"),
 }
@@ -23,7 +24,7 @@ def main() -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given = [_DEFAULT, *given]
     module = importlib.import_module(COMMANDS.get(given[0], COMMANDS[_DEFAULT])[0])
-    parser = argparse.ArgumentParser(prog="chatserver", description="A chat server.")
+    parser = argparse.ArgumentParser(prog="chatserver", description="A chat server, and a client for it.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, purpose) in COMMANDS.items():

@@ -31,7 +31,7 @@ def imports(module: str) -> set[str]:
 
 
 IMPORT_EACH_ALONE = """
-import aiohttp.web, environs, importlib, msgspec, os, sys
+import aiohttp.web, centrifuge, environs, importlib, msgspec, os, prompt_toolkit.patch_stdout, sys
 
 assert not [name for name in sys.modules if name.startswith("chatserver")]
 for name in sys.argv[1:]:
@@ -96,6 +96,15 @@ def test_values_know_the_standard_library_only(module: str) -> None:
 
 def test_nothing_but_the_runner_imports_the_application() -> None:
     assert {module for module in MODULES if "chatserver.app" in imports(module)} == {"serve"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_the_client_needs_is_needed_by_nobody_else(module: str) -> None:
+    """Its libraries are an extra; and they stay where they are used."""
+    found = imports(module)
+    assert "centrifuge" not in found or module == "terminal.link"
+    assert "prompt_toolkit" not in found or module == "terminal.screen"
+    assert module.startswith("terminal") or not any(name.startswith("chatserver.terminal") for name in found)
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.split(".")[0] == "protocol"])

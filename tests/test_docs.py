@@ -1,6 +1,13 @@
 """The documentation says what the code does."""
 
+import argparse
+import asyncio
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +19,9 @@ from chatserver.config import FIELDS
 from chatserver.errors import ChatError, Disconnect
 from chatserver.protocol import payload
 from chatserver.server_api_types import SIGNATURES
+from chatserver.terminal import command, orders, pipe, wording
 from chatserver.tokens import Verifier
+from tests import play
 from tests.server import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -133,3 +142,50 @@ def test_each_promise_names_a_test_that_is_there() -> None:
     tests = {path.stem for path in (ROOT / "tests").rglob("*.py")}
     assert len(named) >= 12
     assert named <= tests
+
+
+TERMINAL = (ROOT / "docs" / "terminal.md").read_text()
+
+
+async def test_the_commands_of_the_terminal_client_do_what_is_said(tmp_path: Path) -> None:
+    """A shell runs those that end: they make a token, send, and read back."""
+    blocks = re.findall(r"```sh\n(.*?)```", TERMINAL, re.DOTALL)
+    assert len(blocks) == 3
+    async with play.running(namespaces="") as port:
+        env = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "CHAT_URL": f"http://127.0.0.1:{port}",
+            "TOKEN_HMAC_SECRET": play.SECRET,
+        }
+        shell = await asyncio.create_subprocess_exec(
+            "sh", "-euc", "".join(blocks[1:]), cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, err = await shell.communicate()
+    assert (shell.returncode, err) == (0, b"")
+    told = [event for event in map(json.loads, out.splitlines()) if event["event"] == "message"]
+    assert (told[-1]["name"], told[-1]["room"]) == ("alice", "ops")
+    assert "deploy is done" in [event["body"] for event in told]
+
+
+@pytest.mark.parametrize("page", [README, TERMINAL], ids=["README.md", "terminal.md"])
+def test_options_of_the_terminal_client_exist(page: str) -> None:
+    parser = argparse.ArgumentParser()
+    command.options(parser, "chat")
+    shown = re.findall(r"chatserver chat\b([^|<`\n]*)", page)
+    assert shown
+    for options in shown:
+        parser.parse_args(shlex.split(options))
+
+
+def test_the_options_orders_and_events_of_the_terminal_client_are_all_there() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    command.options(parser, "chat")
+    assert re.findall(r"^\| `(--\w+)` \|", TERMINAL, re.MULTILINE) == [
+        action.option_strings[0] for action in parser._actions if action.option_strings
+    ]
+    assert re.findall(r"^\| `/(\w+)", TERMINAL, re.MULTILINE) == [*orders._ARGUMENTS]
+    statuses = re.findall(r"^\| (\d+) \|", TERMINAL, re.MULTILINE)
+    assert [*map(int, statuses)] == [pipe.DONE, pipe.REFUSED, 2, pipe.NOT_CONNECTED, 130, pipe.NOBODY_READS]
+    table = TERMINAL.split("## Events as JSON")[1]
+    shown = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert shown == set(re.findall(r'"event": "(\w+)"', Path(wording.__file__).read_text())) | {"join", "leave"}

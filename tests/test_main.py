@@ -147,14 +147,34 @@ def ran(*command: str, **env: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("check",), ("token",)]
+    "arguments", [("--help",), ("--version",), ("check",), ("token",), ("chat", "--json", "a", "b")]
 )
 def test_the_script_is_the_module(arguments: tuple[str, ...]) -> None:
     script = Path(sys.executable).with_name("chatserver")
     assert ran(str(script), *arguments) == ran(sys.executable, "-m", "chatserver", *arguments)
 
 
-@pytest.mark.parametrize("arguments", [("serve", "check"), ("nothing",), ("--nothing",)])
+def without_the_extra(*arguments: str) -> tuple[int, str, str]:
+    """What a command does where the packages of the extra `cli` aren't installed."""
+    hide = "import runpy, sys; sys.modules |= dict.fromkeys(['centrifuge', 'prompt_toolkit']); "
+    run = f"sys.argv = ['chatserver', *{arguments!r}]; runpy.run_module('chatserver', run_name='__main__')"
+    return ran(sys.executable, "-c", hide + run)
+
+
+def test_the_server_does_not_need_what_the_client_needs() -> None:
+    status, out, err = without_the_extra("check")
+    assert (status, err) == (0, "")
+    assert "PORT=8080" in out.splitlines()
+
+
+def test_the_client_says_what_it_needs() -> None:
+    status, out, err = without_the_extra("chat")
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.endswith("is missing: pip install 'chatserver[cli]'")
+
+
+@pytest.mark.parametrize("arguments", [("serve", "chat"), ("nothing",), ("--nothing",), ("chat", "--port", "80")])
 def test_what_is_no_command_is_told(arguments: tuple[str, ...]) -> None:
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")

@@ -88,7 +88,7 @@ class Driver:
     async def connect(self, client: str, url: str, token: str = "", refresh: bool = False) -> None:
         made = self.clients[client] = centrifuge.Client(
             url,
-            events=Events(who=client, server=True),
+            events=Events(who=client, server=True),  # type: ignore[arg-type, unused-ignore]
             token=token,
             get_token=partial(ask, {"who": client}) if refresh else None,
             use_protobuf=PROTOBUF,
