@@ -128,11 +128,11 @@ class Done:
     err: list[str]
 
 
-async def tool(*arguments: str, given: bytes = b"", env: Mapping[str, str] | None = None) -> Done:
+async def tool(*arguments: str, given: bytes = b"", env: Mapping[str, str] | None = None, **options: Any) -> Done:
     """Runs `chatserver chat` with `given` on standard input, to its end."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND, *arguments, env=environment(**(env or {})),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
     try:
         async with asyncio.timeout(PATIENCE):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -99,3 +100,21 @@ async def test_the_file_is_read_whenever_a_token_is_needed(tmp_path: Path) -> No
         file.write_text(token("ann"))
         screen.type("hi")
         await screen.shows("ann: hi")
+
+
+async def test_a_token_from_another_program() -> None:
+    """As a shell has it: `CHAT_TOKEN_FILE=<(get-token) chatserver chat`. It can be read once."""
+    read, write = os.pipe()
+    os.write(write, token("eve").encode())
+    os.close(write)
+    async with running(namespaces="") as port:
+        env = {"CHAT_TOKEN_FILE": f"/dev/fd/{read}"}
+        done = await tool("--url", f"http://127.0.0.1:{port}", given=b"hi\n", env=env, pass_fds=[read])
+    os.close(read)
+    assert done.status == 0, done.err
+
+
+async def test_a_file_that_has_no_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff")
+    done = await tool(env={"CHAT_TOKEN_FILE": str(tmp_path / "token")})
+    assert (done.status, len(done.err)) == (2, 1)

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         url = arguments.url or endpoint(os.environ.get("CHAT_URL") or URL)
         token, get_token = _token(arguments.token)
-    except (argparse.ArgumentTypeError, OSError) as error:
+    except (argparse.ArgumentTypeError, OSError, UnicodeDecodeError) as error:
         print(f"chatserver chat: {error}", file=sys.stderr)
         return 2
     wanted = Wanted(url, arguments.room, _name(arguments.name), arguments.history, token, get_token)
@@ -88,12 +88,11 @@ def _token(given: str | None) -> tuple[str, Callable[[], Awaitable[str]] | None]
     file = os.environ.get("CHAT_TOKEN_FILE")
     if given is None and file:
         path = Path(file)
-        path.read_text()  # fails at once, if it does
 
         async def read() -> str:
             return (await asyncio.to_thread(path.read_text)).strip()
 
-        return "", read
+        return path.read_text().strip(), read  # a pipe can't be read again
     return (os.environ.get("CHAT_TOKEN", "") if given is None else given).strip(), None
 
 
