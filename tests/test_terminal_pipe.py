@@ -139,7 +139,7 @@ async def test_a_server_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("arguments", "env", "reason"),
     [
-        (("--name", "a b"), {}, "name: 1 to 32 of"),
+        (("--name", "a" * 33), {}, "name: 1 to 32 characters"),
         (("--token", "nonsense"), {}, "invalid token (3500)"),
         ((), {"CHAT_TOKEN": "nonsense"}, "invalid token (3500)"),
         ((), {"CHAT_TOKEN": token("ann", exp=1)}, "unauthorized"),

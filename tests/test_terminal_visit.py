@@ -44,7 +44,8 @@ class Server:
         else:
             offsets = range(max(self.kept_from, wanted["before"] - limit), min(self.top + 1, wanted["before"]))
         messages = [
-            {"offset": offset, "time": offset, "user": "bob", "data": {"body": str(offset)}} for offset in offsets
+            {"offset": offset, "time": offset, "user": "bob", "info": None, "data": {"body": str(offset)}}
+            for offset in offsets
         ]
         return {"epoch": self.epoch, "messages": messages}
 

@@ -23,7 +23,8 @@ def said(room: str, epoch: str, offset: int, time: int, name: str, data: Any) ->
 
 def stored(room: str, epoch: str, message: Mapping[str, Any]) -> Said:
     """A message as the procedure `history` has it."""
-    name = named(message["user"], None, "")
+    info = message["info"]
+    name = named(info["user"], info.get("conn_info"), info["client"]) if info else message["user"] or "server"
     return said(room, epoch, message["offset"], message["time"], name, message["data"])
 
 
