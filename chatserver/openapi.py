@@ -11,7 +11,8 @@ from chatserver import __version__
 from chatserver.channels import ROOM_PATTERN
 from chatserver.message import Position
 from chatserver.query import USER_PATTERN
-from chatserver.server_api_types import SIGNATURES, Failure
+from chatserver.records import speaker
+from chatserver.server_api_types import SIGNATURES, ClientInfo, Failure, client_info
 from chatserver.store import Record
 
 
@@ -39,6 +40,7 @@ class Stored(msgspec.Struct):
     kind: str
     data: msgspec.Raw
     key: str | None
+    info: Annotated[ClientInfo | None, Meta(description="who said it, as members are told; null for a program")]
 
 
 class History(msgspec.Struct):
@@ -55,7 +57,9 @@ def history(epoch: str, records: Iterable[Record], place: int) -> History:
 
 
 def _stored(record: Record) -> Stored:
-    return Stored(record.offset, record.time, record.user, record.kind, msgspec.Raw(record.data.encode()), record.key)
+    data, info = msgspec.Raw(record.data.encode()), speaker(record)
+    who = client_info(info) if info else None
+    return Stored(record.offset, record.time, record.user, record.kind, data, record.key, who)
 
 
 class Problem(msgspec.Struct):

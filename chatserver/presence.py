@@ -13,6 +13,7 @@ from chatserver.client import Client
 from chatserver.config import CONFIG
 from chatserver.keys import ROOMS
 from chatserver.message import Changes, Info, Joined, Left
+from chatserver.query import called
 from chatserver.room import Room
 
 BURST: Final = 10
@@ -103,7 +104,7 @@ class Presence:
 
 
 def _name(client: Client) -> str:
-    return client.user or f"guest-{client.id[:6]}"
+    return client.user or called(client.info.conn) or f"guest-{client.id[:6]}"
 
 
 def setup(app: web.Application) -> None:

@@ -3,7 +3,9 @@
 import re
 import secrets
 from typing import Final
+from unicodedata import category
 
+import msgspec
 from aiohttp import hdrs, web
 
 from chatserver.channels import ROOM_RULE, is_room
@@ -19,14 +21,39 @@ BEARER: Final = "bearer."
 
 USER_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"
 
+NAME_RULE: Final = "1 to 32 characters are allowed, none of them invisible, and no space around them"
+
+_JOINERS: Final = str.maketrans("", "", "\u200c\u200d")  # invisible, and needed in Persian, Hindi and emoji
+
 _USER: Final = re.compile(USER_PATTERN)
 _POSITION: Final = re.compile(r"(?:([0-9a-f]{1,64}):)?(\d{1,15})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
 
 
+class _About(msgspec.Struct):
+    name: str = ""
+
+
+_about = msgspec.json.Decoder(_About).decode
+
+
 def is_user(text: str) -> bool:
     """`text` may be a user's name."""
     return _USER.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """`text` may be what somebody wants to be called who has shown no token."""
+    seen = text.translate(_JOINERS)
+    return 1 <= len(seen) <= len(text) <= 32 and text == text.strip() and not any(map(_is_invisible, seen))
+
+
+def called(about: str | bytes) -> str:
+    """The text `name` in a JSON object about somebody, or an empty text."""
+    try:
+        return _about(about).name if about else ""
+    except (ValueError, RecursionError):  # it is about something else
+        return ""
 
 
 def position(text: str) -> Position:
@@ -93,3 +120,7 @@ def token_follows(request: web.Request) -> bool:
 def _subprotocols(request: web.Request) -> list[str]:
     headers = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
     return [name.strip() for header in headers for name in header.split(",")]
+
+
+def _is_invisible(character: str) -> bool:
+    return character != " " and category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")

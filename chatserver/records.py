@@ -80,6 +80,11 @@ def messages_of(records: Iterable[Record], channel: Channel) -> list[Message]:
     return [event for event in events if isinstance(event, Message)]
 
 
+def speaker(record: Record) -> Info | None:
+    """Who said `record`; None for a program."""
+    return _info(_decode_meta(record.meta).info) if record.meta else None
+
+
 def _is_json(data: str) -> bool:
     try:
         _skip(data)

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
 from chatserver.channels import ROOM_PATTERN
+from chatserver.message import Info
 from chatserver.protocol.wire import Int32, PresenceStatsResult
 
 _WHOLE: Final = (1 << 53) - 1
@@ -192,6 +193,11 @@ class ClientInfo(msgspec.Struct, omit_defaults=True):
     client: str
     conn_info: Annotated[Raw, Meta(description="any JSON")] | UnsetType = UNSET
     chan_info: Annotated[Raw, Meta(description="any JSON")] | UnsetType = UNSET
+
+
+def client_info(info: Info) -> ClientInfo:
+    """Who somebody is, as programs are told."""
+    return ClientInfo(info.user, info.client, *(Raw(each) if each else UNSET for each in (info.conn, info.chan)))
 
 
 class PresenceResult(msgspec.Struct):

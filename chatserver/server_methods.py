@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from chatserver import __version__
 from chatserver import server_api_types as types
@@ -121,7 +121,7 @@ async def disconnect(node: Node, request: types.DisconnectRequest) -> types.Done
 async def presence(node: Node, request: types.PresenceRequest) -> types.PresenceResult:
     """See `PresenceRequest`."""
     members = _members(node, request.channel)
-    return types.PresenceResult({info.client: _client_info(info) for info in members})
+    return types.PresenceResult({info.client: types.client_info(info) for info in members})
 
 
 async def presence_stats(node: Node, request: types.PresenceStatsRequest) -> wire.PresenceStatsResult:
@@ -261,13 +261,9 @@ def _members(node: Node, name: str) -> list[Info]:
 
 
 def _publication(message: Message) -> types.Publication:
-    info = _client_info(message.info) if message.info else None
+    info = types.client_info(message.info) if message.info else None
     tags = dict(message.tags) if message.tags else None
     return types.Publication(Raw(message.data), info, message.offset, tags)
-
-
-def _client_info(info: Info) -> types.ClientInfo:
-    return types.ClientInfo(info.user, info.client, *(Raw(each) if each else UNSET for each in (info.conn, info.chan)))
 
 
 def _end(ending: types.Ending | None) -> ForceDisconnect:

@@ -36,6 +36,7 @@ from chatserver.history import page
 from chatserver.message import Info, Position, Publish
 from chatserver.protocol import wire
 from chatserver.protocol.centrifuge import Json, Protobuf, client_info, publication
+from chatserver.query import NAME_RULE, called, is_name
 from chatserver.records import messages_of, said
 from chatserver.store import Stamp
 from chatserver.subscriptions import GRACE_SECONDS, SERVER_UNSUBSCRIBE, Subscriptions, seconds_left
@@ -54,6 +55,8 @@ Form: TypeAlias = Json | Protobuf
 
 SEND: Final = "send"
 """The procedure that says something; others may follow while it is stored."""
+
+_encode = msgspec.json.Encoder().encode
 
 Outcome: TypeAlias = Stamp | Exception | None
 """Of a message: where it stands, why it wasn't stored, or None if a middleware took it."""
@@ -159,7 +162,7 @@ class Session:
             claims = await self._claims(request.token)
             if not (claims and claims.user) and not self.door.config.allows_anonymous:
                 raise NotPermitted if claims else Malformed
-            self._identify(claims)
+            self._identify(claims, bytes(request.data))
             async with self.subscriptions.making:
                 await self._let_in(id, request, claims)
         except ChatError as error:
@@ -199,11 +202,13 @@ class Session:
         except KeysUnavailable:
             raise InternalError from None
 
-    def _identify(self, claims: ConnectionClaims | None) -> None:
+    def _identify(self, claims: ConnectionClaims | None, data: bytes) -> None:
         if claims:
             self.client.user = claims.user
             self.client.info = Info(claims.user, self.client.id, claims.info)
             self._expire_at(claims.expires_at)
+        elif name := _name(data):
+            self.client.info = Info("", self.client.id, _encode({"name": name}).decode())
         context.user.set(self.client.user)
 
     def _expire_at(self, moment: float | None) -> None:
@@ -311,6 +316,14 @@ class Session:
         """The server ends a subscription, once it is made."""
         async with self.subscriptions.making:
             self.subscriptions.drop(name, SERVER_UNSUBSCRIBE)
+
+
+def _name(data: bytes) -> str:
+    """What somebody wants to be called, if `data` says so. Raises `BadRequest` for what nobody may be called."""
+    name = called(data)
+    if name and not is_name(name):
+        raise BadRequest(f"name: {NAME_RULE}")
+    return name
 
 
 def _is_message(request: wire.Request) -> bool:

@@ -191,6 +191,7 @@ async def test_an_event_is_told_with_all_that_is_known_of_it(client: Client) -> 
             "kind": "message",
             "data": {"body": "é 🙂 \u2028"},
             "key": "k-1",
+            "info": None,
         }
     ]
     assert published["epoch"] == page["epoch"]
@@ -594,6 +595,7 @@ async def test_what_members_say_is_in_the_history(client: Client) -> None:
     assert await member.text() == '{"type":2,"body":"hi"}'
     (message,) = (await get(client))["messages"]
     assert (message["user"], message["data"], message["key"]) == ("bob", {"body": "hi"}, None)
+    assert message["info"] == {"user": "", "client": message["info"]["client"], "conn_info": {"name": "bob"}}
 
 
 async def test_a_key_again_is_told_once(client: Client) -> None:

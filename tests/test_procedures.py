@@ -137,6 +137,7 @@ async def test_what_a_page_has_of_a_message(form: str) -> None:
             "kind": "message",
             "data": {"body": "hi"},
             "key": None,
+            "info": {"user": "ann", "client": message["info"]["client"]},
         }
 
 

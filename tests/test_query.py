@@ -65,6 +65,51 @@ def test_users_are_those_of_the_grammar(text: str) -> None:
     assert query.is_user(text) == follows(text, USER, 32)
 
 
+@pytest.mark.parametrize("text", ["a", "Zoë", "J. R. R.", "क्\u200dष", "👩\u200d🚀", "<b>", "🫨", "x" * 32])
+def test_names_of_those_without_a_token(text: str) -> None:
+    assert query.is_name(text)
+
+
+NAMELESS = [
+    "",
+    " ",
+    " a",
+    "a ",
+    "x" * 33,
+    "a\nb",
+    "a\tb",
+    "\0",
+    "\u200d",
+    "a\u202eb",
+    "a\u00a0b",
+    "a\u2028b",
+    "\ufeffa",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("text", NAMELESS, ids=ascii)
+def test_what_nobody_may_be_called(text: str) -> None:
+    assert not query.is_name(text)
+
+
+ABOUT = [
+    ('{"name":"Zoë"}', "Zoë"),
+    (b'{"name":"a","more":1}', "a"),
+    ("", ""),
+    ("{}", ""),
+    ('{"name":7}', ""),
+    ("[", ""),
+    (b'"\xff"', ""),
+    ("[" * 9999, ""),
+]
+
+
+@pytest.mark.parametrize(("about", "name"), ABOUT)
+def test_a_name_in_what_is_known_of_somebody(about: str | bytes, name: str) -> None:
+    assert query.called(about) == name
+
+
 @PATIENT
 @given(texts(ROOM, 128))
 @example("room\n")
