@@ -10,7 +10,7 @@ from aiohttp import web
 from chatserver.config import Config, ConfigError
 
 GROUP: Final = "chatserver.plugins"
-FEATURES: Final = ("presence", "limits", "http", "api", "centrifuge")
+FEATURES: Final = ("presence", "limits", "http", "api", "centrifuge", "web")
 
 Setup: TypeAlias = Callable[[web.Application], None]
 

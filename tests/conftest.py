@@ -40,15 +40,21 @@ def a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-async def no_lost_exceptions() -> AsyncIterator[None]:
-    """Fails a test in which a task's exception went nowhere."""
+async def watch_for_lost_exceptions() -> AsyncIterator[None]:
+    """Fails if a task's exception goes nowhere in this loop."""
     lost: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: lost.append(context))
     yield
     gc.collect()
     await asyncio.sleep(0)
     assert not lost
+
+
+@pytest.fixture(autouse=True)
+async def no_lost_exceptions() -> AsyncIterator[None]:
+    """Fails a test in which a task's exception went nowhere."""
+    async for nothing in watch_for_lost_exceptions():
+        yield nothing
 
 
 @pytest.fixture(autouse=True)

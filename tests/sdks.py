@@ -36,7 +36,7 @@ class Sdk:
 
     def packages(self) -> Path:
         """A folder with the SDK, installed there if it isn't yet."""
-        return _npm_packages() if self.language == "js" else _pip_packages(self.version)
+        return npm_packages() if self.language == "js" else _pip_packages(self.version)
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         """What runs its driver, with its environment."""
@@ -162,8 +162,9 @@ def _node() -> str:
     return found
 
 
-def _npm_packages() -> Path:
+def npm_packages() -> Path:
     """A folder with the packages of package-lock.json."""
+    _node()
     name = f"npm-{hashlib.sha256((FOLDER / 'package-lock.json').read_bytes()).hexdigest()[:12]}"
     with _once(name) as folder:
         if folder:

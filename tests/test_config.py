@@ -84,7 +84,7 @@ def test_without_file_and_environment_the_defaults_hold() -> None:
     config = load()
     assert config == Config()
     assert (config.host, config.port, config.log_level) == ("localhost", 8080, "info")
-    assert config.features == ("presence", "limits", "http", "api", "centrifuge")
+    assert config.features == ("presence", "limits", "http", "api", "centrifuge", "web")
 
 
 def test_defaults_are_overruled_by_the_file_and_the_file_by_the_environment(
@@ -114,7 +114,7 @@ def test_each_setting_is_read_from_environment_and_file(
 SAMPLES = {
     **dict.fromkeys(NUMBERS, ("12", 12)),
     **dict.fromkeys(("FEATURES", "PLUGINS"), ("http", ("http",))),
-    "ALLOWED_ORIGINS": ("https://a.example", ("https://a.example",)),
+    **dict.fromkeys(("ALLOWED_ORIGINS", "FRAME_ANCESTORS"), ("https://a.example", ("https://a.example",))),
     "TRUSTED_PROXIES": ("10.0.0.0/8", ("10.0.0.0/8",)),
     "TOKEN_REQUIRE": ("sub, exp", ("sub", "exp")),
     "LOG_LEVEL": ("debug", "debug"),
@@ -195,6 +195,7 @@ def test_loading_leaves_the_process_environment_alone(write: Write) -> None:
         ("FEATURES", ()),
         ("PLUGINS", ()),
         ("ALLOWED_ORIGINS", ()),
+        ("FRAME_ANCESTORS", ()),
     ],
 )
 def test_an_empty_value_is_off_or_the_default(
@@ -322,11 +323,12 @@ def test_the_factory_ends_with_status_2_and_the_lines(
     ]
 
 
-@pytest.mark.parametrize("origin", ["https://good/", "good", "https://good,evil.example", "https://good/path"])
-def test_an_allowed_origin_that_can_match_nothing_is_refused(origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALLOWED_ORIGINS", origin)
+@pytest.mark.parametrize("name", ["ALLOWED_ORIGINS", "FRAME_ANCESTORS"])
+@pytest.mark.parametrize("origin", ["https://good/", "good", "https://good,evil.example", "https://a; script-src *"])
+def test_an_origin_that_can_match_nothing_is_refused(origin: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, origin)
     [line] = problems()
-    assert line.startswith("ALLOWED_ORIGINS: ")
+    assert line.startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize(("cert", "key"), [("cert.pem", ""), ("", "key.pem")])

@@ -26,7 +26,7 @@ REQUESTS = {
     "parent folder, quoted": f"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n{HOST}\r\n",
     "two slashes": f"GET //etc/passwd HTTP/1.1\r\n{HOST}\r\n",
     "quoted NUL": f"GET /ws%00 HTTP/1.1\r\n{HOST}\r\n",
-    "absolute": f"GET http://evil.example/ HTTP/1.1\r\n{HOST}\r\n",
+    "absolute": f"GET http://evil.example/etc HTTP/1.1\r\n{HOST}\r\n",
     "another method": f"DELETE /ws HTTP/1.1\r\n{HOST}\r\n",
 }
 

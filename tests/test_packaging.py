@@ -74,7 +74,13 @@ def test_the_metadata(wheel: Path) -> None:
 def test_the_source_distribution_has_the_manual_of_settings(tmp_path: Path) -> None:
     with tarfile.open(build(ROOT, "sdist", tmp_path)) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"config/default.env", "LICENSE", "README.md", "chatserver/py.typed"} <= names
+    assert {
+        "config/default.env",
+        "LICENSE",
+        "README.md",
+        "chatserver/py.typed",
+        "chatserver/static/chat-room.js",
+    } <= names
 
 
 async def test_the_wheel_runs_in_an_empty_folder(wheel: Path, server: Server, tmp_path: Path) -> None:

@@ -95,15 +95,15 @@ def test_an_entry_point_leads_to_a_module_or_to_a_function(attribute: str, insta
 
 def test_an_unknown_feature_is_told_with_what_there_is() -> None:
     assert problems(features=("presence", "chat", "Http")) == [
-        "FEATURES: there is no 'chat'; allowed: presence, limits, http, api, centrifuge",
-        "FEATURES: there is no 'Http'; allowed: presence, limits, http, api, centrifuge",
+        "FEATURES: there is no 'chat'; allowed: presence, limits, http, api, centrifuge, web",
+        "FEATURES: there is no 'Http'; allowed: presence, limits, http, api, centrifuge, web",
     ]
 
 
 @pytest.mark.parametrize("name", ["ws", "app", "__main__", "..config", "presence.setup"])
 def test_a_module_that_is_no_feature_cannot_be_named(name: str) -> None:
     assert problems(features=(name,)) == [
-        f"FEATURES: there is no {name!r}; allowed: presence, limits, http, api, centrifuge"
+        f"FEATURES: there is no {name!r}; allowed: presence, limits, http, api, centrifuge, web"
     ]
 
 
@@ -145,7 +145,7 @@ def test_all_that_is_wrong_is_told_at_once(install: Install) -> None:
     install("a", "raise RuntimeError('no database')")
     install("b")
     assert problems(features=("chat", "http"), plugins=("a", "b", "c")) == [
-        "FEATURES: there is no 'chat'; allowed: presence, limits, http, api, centrifuge",
+        "FEATURES: there is no 'chat'; allowed: presence, limits, http, api, centrifuge, web",
         "PLUGINS: 'a' can't be loaded: RuntimeError: no database",
         "PLUGINS: no 'c' is installed; installed: a, b",
     ]
