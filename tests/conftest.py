@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from blockbuster import blockbuster_ctx
 from tests.postgres import postgres as postgres
 from tests.raw import RawClient
 from tests.server import Server
+
+
+# In the background of a script an interrupt is ignored, and would be by all programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
