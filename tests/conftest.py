@@ -15,7 +15,6 @@ from tests.postgres import postgres as postgres
 from tests.raw import RawClient
 from tests.server import Server
 
-
 # In the background of a script an interrupt is ignored, and would be by all programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
