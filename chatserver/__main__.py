@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from typing import Final
 
@@ -31,7 +33,12 @@ def main() -> int:
         command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         if name == given[0]:
             module.options(command, name)
-    status: int = module.run(parser.parse_args(given))
+    try:
+        status: int = module.run(parser.parse_args(given))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is printed has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return status
 
 
