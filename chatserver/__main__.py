@@ -35,9 +35,11 @@ def main() -> int:
             module.options(command, name)
     try:
         status: int = module.run(parser.parse_args(given))
-        sys.stdout.flush()
+        if sys.stdout:  # whoever started us may have closed it
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read what is printed has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "w") as nothing:  # or else Python would complain when it flushes at the end
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return status
 

@@ -111,8 +111,6 @@ class Pipe:
         self._finish(NOT_CONNECTED, f"not connected for {self._seconds:g} s: {one_line(self._state.reason)}")
 
     def _nobody_reads(self) -> None:
-        with open(os.devnull, "w") as nothing:  # or else Python would complain when it flushes at the end
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
         self._finish(NOBODY_READS)
 
     def _finish(self, status: int, reason: str = "") -> None:
