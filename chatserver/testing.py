@@ -99,7 +99,8 @@ def _same(found: Sequence[Record], expected: Sequence[Record], promise: int | st
         offsets == wanted, promise, f"{what} has the offsets {_short(offsets)} where {_short(wanted)} are expected"
     )
     for one, other in zip(found, expected, strict=True):
-        _require(one == other, promise, f"{what} has {_short(one)} where {_short(other)} was appended")
+        if one != other:  # or else the sentence would take longer than the store
+            _require(False, promise, f"{what} has {_short(one)} where {_short(other)} was appended")
 
 
 def _short(value: object) -> str:

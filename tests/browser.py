@@ -31,7 +31,7 @@ ARGUMENTS: Final = (
 )
 """So that it looks for nothing outside of this machine."""
 
-PATIENCE_MS: Final = 20_000
+PATIENCE_MS: Final = 40_000
 """Whatever takes longer never happens."""
 
 expect.set_options(timeout=PATIENCE_MS)

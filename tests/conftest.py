@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ from tests.server import Server
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For the whole suite some more than there are cores, as many tests wait. What somebody has chosen is run in this
+    process, where it can be looked at.
+    """
+    chosen = config.args_source is pytest.Config.ArgsSource.ARGS or config.option.keyword
+    return 0 if chosen else len(os.sched_getaffinity(0)) + 2
+
+
 def pytest_collection_finish() -> None:
     """What is there by now stays: the collections that look for lost exceptions needn't go through it each time."""
     gc.collect()
@@ -31,9 +40,9 @@ def pytest_runtest_logfinish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def no_blocking_calls() -> Iterator[None]:
-    """Fails a test in which chatserver blocks the event loop."""
+    """Fails each test in which chatserver blocks the event loop."""
     with blockbuster_ctx("chatserver"):
         yield
 

@@ -1,6 +1,7 @@
 """The published client SDKs of the Centrifuge protocol, each in a process of its own."""
 
 import asyncio
+import fcntl
 import hashlib
 import itertools
 import json
@@ -190,15 +191,21 @@ def _python_with_pip() -> str:
 
 @contextmanager
 def _once(name: str) -> Iterator[Path | None]:
-    """A folder to be filled, or None if that was done before; one that was left half filled is filled anew."""
+    """A folder to be filled, or None if that was done before; one that was left half filled is filled anew.
+
+    Who comes while another process fills it waits.
+    """
     done = CACHE / name / ".done"
-    if done.exists():
-        yield None
-        return
-    shutil.rmtree(CACHE / name, ignore_errors=True)
-    (CACHE / name).mkdir(parents=True)
-    yield CACHE / name
-    done.touch()
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if done.exists():
+            yield None
+            return
+        shutil.rmtree(CACHE / name, ignore_errors=True)
+        (CACHE / name).mkdir()
+        yield CACHE / name
+        done.touch()
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:

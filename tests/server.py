@@ -1,6 +1,7 @@
 """A real server process for tests, and the log lines that it wrote."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -14,12 +15,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.cycle(range(10_000 + 500 * (_WORKER % 40), 10_500 + 500 * (_WORKER % 40)))
+"""Of this process of the test run alone, and below those from which the kernel takes any for a client."""
+
+
 def free_port() -> int:
-    """A TCP port that nobody uses just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port that nobody uses, nor will while a server that was killed is away."""
+    for port in _PORTS:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a cycle has no end")
 
 
 def patched(*statements: str) -> tuple[str, str, str]:
@@ -50,7 +57,12 @@ class Server:
             name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PYTHONPATH")
         }
         # A process started many times over shouldn't compile the world each time, whatever the machine's own setting.
-        own = {"PYTHONWARNINGS": "default", "STORE_URL": f"sqlite:///{self.folder}/chat.db"}
+        own = {
+            "PYTHONWARNINGS": "default",
+            "STORE_URL": f"sqlite:///{self.folder}/chat.db",
+            "SSL_CERT_FILE": os.devnull,  # nobody needs those of the machine, which take aiohttp a while to read
+            "AIO_AUX_PORT": str(free_port()),  # of adev, which has a second one
+        }
         environ = inherited | own | {port_variable: str(self.port)} | env
         with (self.folder / "stderr").open("ab") as stderr, (self.folder / "stdout").open("ab") as stdout:
             self.process = subprocess.Popen(
@@ -61,7 +73,7 @@ class Server:
             self.wait_port()
         return self
 
-    def wait_port(self, seconds: float = 20) -> None:
+    def wait_port(self, seconds: float = 60) -> None:
         """Returns when something listens."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -75,7 +87,7 @@ class Server:
                 return
         raise TimeoutError(f"nothing listens on {self.port}: {self.stderr}")
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 60) -> int:
         """Sends a signal, and waits for the end."""
         self.signal(number)
         return self.wait(seconds)
@@ -85,7 +97,7 @@ class Server:
         assert self.process
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 20) -> int:
+    def wait(self, seconds: float = 60) -> int:
         """The exit status."""
         assert self.process
         return self.process.wait(seconds)
@@ -116,6 +128,12 @@ class Server:
     def foreign(self) -> list[str]:
         """Lines on standard error that are none of the log: those of launchers that aren't ours."""
         return [line for line in self.stderr.splitlines() if not line.startswith("{")]
+
+    @property
+    def problems(self) -> list[dict[str, Any]]:
+        """Errors and tracebacks in the log; that the loop was blocked may be the fault of other tests."""
+        bad = (line for line in self.log if line["level"] == "ERROR" or "traceback" in line)
+        return [line for line in bad if line["message"] != "loop blocked"]
 
     def events(self, message: str) -> list[dict[str, Any]]:
         """The lines of its log with this message."""

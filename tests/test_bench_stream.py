@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bench.frames import frames, masked
 from bench.stream import BODY_BYTES, Faults, Follower, Listener, Room, body
 from chatserver.frames import ping, text
+from tests.fakes import PATIENT
 
 SENDERS = (b"00000", b"00007")
 MESSAGES = 6
@@ -99,6 +100,7 @@ def make_up(stream: list[bytes]) -> None:
         (make_up, Faults(corrupted=1)),
     ],
 )
+@PATIENT
 @given(st.data())
 def test_each_fault_is_found(
     harm: Callable[[list[bytes]], None], found: Faults, ear_of: Ear, data: st.DataObject
@@ -111,6 +113,7 @@ def test_each_fault_is_found(
 
 
 @EARS
+@PATIENT
 @given(
     cuts=st.lists(st.integers(0, 4000), max_size=40),
     extra=st.lists(st.tuples(st.integers(0, len(STREAM)), st.sampled_from([ping(b"?"), NOTICE, text(b"{}")]))),
@@ -129,6 +132,7 @@ def test_what_is_no_message_is_no_fault_wherever_frames_are_cut(
     assert ear.answers == [pongs[each] for each in stream if each in pongs]
 
 
+@PATIENT
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400)), min_size=40, max_size=200))
 def test_members_may_hear_senders_in_different_orders(pieces: list[tuple[int, int]]) -> None:
     """Four members, served by turns, in pieces of any size; the orders of two of them differ from the others'."""

@@ -12,7 +12,7 @@ from tests.postgres import Postgres
 
 @pytest.mark.timeout(120)
 async def test_promises_are_kept_over_crashes_with_sqlite(tmp_path: Path) -> None:
-    outcome = await Run(tmp_path, seconds=12, seed=1).run()
+    outcome = await Run(tmp_path, seconds=6, seed=1).run()
     assert outcome.problems() == []
 
 

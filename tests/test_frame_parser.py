@@ -17,6 +17,7 @@ from chatserver.errors import (
     UnsupportedData,
 )
 from chatserver.frame_parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, FrameParser, Item, Other
+from tests.fakes import PATIENT
 
 MASK = b"\x12\x34\xab\xcd"
 
@@ -70,6 +71,7 @@ MESSAGES = st.one_of(
 )
 
 
+@PATIENT
 @given(st.lists(MESSAGES, max_size=6), st.data())
 def test_where_the_stream_is_cut_makes_no_difference(messages: list[tuple[int, bytes]], data: st.DataObject) -> None:
     stream = b"".join(frame(opcode, payload) for opcode, payload in messages)
@@ -78,6 +80,7 @@ def test_where_the_stream_is_cut_makes_no_difference(messages: list[tuple[int, b
     assert parsed(chunks) == [told(opcode, payload) for opcode, payload in messages]
 
 
+@PATIENT
 @given(st.text(min_size=1, max_size=40), st.integers(1, 9))
 def test_a_message_in_pieces_is_one_message(text: str, size: int) -> None:
     payload = text.encode()

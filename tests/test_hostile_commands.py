@@ -5,7 +5,7 @@ from tests.server import Server
 
 
 async def test_every_mutant_gets_an_answer_that_the_protocol_has(server: Server) -> None:
-    figures = await commands.run(server, count=1600)
+    figures = await commands.run(server, count=800)
     for many in ("connections", "survived", "replies"):
         found = figures[many]
         assert isinstance(found, int)

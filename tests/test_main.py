@@ -1,38 +1,19 @@
 """The command line: tokens and settings, printed with nothing beside them."""
 
 import asyncio
-import contextlib
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import jwt
 import pytest
 
-from chatserver.__main__ import main
 from chatserver.tokens import BadToken, Verifier
 from tests import test_serve
+from tests.commands import command
 
 SECRET = "hunter2hunter2hunter2hunter2hunt"
-
-
-def command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """What `python -m chatserver` with `arguments` prints and returns, without a process of its own."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["chatserver", *arguments]),
-        mock.patch.dict(os.environ, env),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            status = main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 async def made(*arguments: str, **env: str) -> str:
@@ -77,7 +58,7 @@ async def test_the_server_takes_what_its_settings_make(tmp_path: Path) -> None:
     (tmp_path / "chat.env").write_text(
         f"TOKEN_HMAC_SECRET_FILE={tmp_path / 'secret'}\nTOKEN_AUDIENCE=chat\nTOKEN_ISSUER=login\n"
     )
-    done = test_serve.command("token", "--config", str(tmp_path / "chat.env"), "--user", "alice")
+    done = test_serve.process("token", "--config", str(tmp_path / "chat.env"), "--user", "alice")
     known = Verifier(hmac_secret=SECRET, audience="chat", issuer="login", require=("exp", "aud", "iss", "iat"))
     assert (await known.connection(done.stdout.strip())).user == "alice"
     with pytest.raises(BadToken):

@@ -73,7 +73,7 @@ def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(SETTINGS)
     options = [
         "--generation-deterministic",
-        "--max-examples=7",
+        "--max-examples=5",
         "--request-timeout=10",
         "--no-color",
         "--warnings=off",
@@ -92,8 +92,8 @@ def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
         "-H",
         "X-Centrifugo-Error-Mode: transport",
     ]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "14 selected / 14 total" in run.stdout
     assert "Traceback" not in server.stderr
-    assert not [line for line in server.log if line["level"] == "ERROR"]
+    assert not server.problems

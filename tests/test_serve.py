@@ -7,6 +7,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import trustme
 
 from chatserver import __version__
 from chatserver.config import FIELDS
+from tests.commands import command
 from tests.raw import RawClient
 from tests.server import ROOT, Server, patched
 
 
-def command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m chatserver` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "chatserver", *arguments],
@@ -29,7 +31,7 @@ def command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_check_prints_the_settings_if_all_is_well() -> None:
-    done = command("check")
+    done = process("check")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.partition("=")[0] for line in done.stdout.splitlines()] == [*FIELDS]
 
@@ -81,7 +83,7 @@ def test_check_tries_the_certificate() -> None:
 
 
 def test_version() -> None:
-    assert command("--version").stdout.strip() == __version__
+    assert process("--version").stdout.strip() == __version__
 
 
 async def test_an_address_in_use_is_one_line(server: Server, tmp_path: Path) -> None:
@@ -201,6 +203,7 @@ def wait_for(server: Server, message: str, count: int = 1) -> None:
     while len(server.events(message)) < count:
         assert server.process
         assert server.process.poll() is None, server.stderr
+        time.sleep(0.02)
 
 
 async def test_a_broken_standard_error_costs_nobody_a_connection(server: Server) -> None:

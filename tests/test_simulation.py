@@ -23,7 +23,7 @@ from chatserver.store.memory import Memory
 from tests.chaos.history import Ack, Connection, History, Send, Stored, check
 from tests.engine import Member, Node
 
-SEEDS = 200
+SEEDS = 100
 TOGETHER = 25
 """So many seeds in one test."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chatserver.terminal.command import endpoint
+from tests.commands import command
 from tests.play import SECRET, running, token
 from tests.terminal import terminal, tool
 from tests.test_main import ran
@@ -51,11 +52,11 @@ def test_what_is_no_url(given: str) -> None:
         ((), {"CHAT_TOKEN_FILE": "/nonexistent"}),
     ],
 )
-async def test_wrong_options_are_told(arguments: tuple[str, ...], env: dict[str, str]) -> None:
-    done = await tool(*arguments, env=env)
-    assert (done.status, done.out) == (2, [])
-    assert done.err
-    assert not any("Traceback" in line for line in done.err)
+def test_wrong_options_are_told(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    done = command("chat", *arguments, **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from chatserver.terminal.orders import Order, parse
 from chatserver.terminal.payloads import named, said
 from chatserver.terminal.text import colour, harmless, listed, one_line, shortened
 from chatserver.terminal.wording import as_json, as_text, trouble
+from tests.fakes import PATIENT
 
 ANYTHING = st.text(st.characters())  # surrogates included
 
 
+@PATIENT
 @given(ANYTHING)
 def test_whatever_is_said_nothing_in_it_drives_a_terminal(text: str) -> None:
     for made in (harmless(text), one_line(text), shortened(text)):
@@ -25,6 +27,7 @@ def test_whatever_is_said_nothing_in_it_drives_a_terminal(text: str) -> None:
     assert "\n" not in one_line(text)
 
 
+@PATIENT
 @given(ANYTHING, ANYTHING)
 def test_json_is_one_line_of_ascii(name: str, body: str) -> None:
     line = as_json(Said("r", "e", 1, 0, name, body))

@@ -155,7 +155,7 @@ async def run(
         messages += len(_MESSAGE.findall(order.stream))
         deliveries += sum(reader.place for reader in readers)
     drained = server.events("drained")
-    problems = [line for line in server.log if line["level"] == "ERROR" or "traceback" in line]
+    problems = server.problems
     figures: Figures = {
         "rounds": rounds,
         "of them restarts": len(restarts),

@@ -23,7 +23,8 @@ FREE_SECONDS: Final = 2.0
 ECHO_SECONDS: Final = 2.0
 
 WARM_UP: Final = 2000
-GROWTH_BYTES: Final = 5 * 2**20
+GROWTH_BYTES: Final = 8 * 2**20
+"""The garbage collector looks when 50,000 objects have come. Of 364,000 cycles the last 100,000 added nothing."""
 AT_ONCE: Final = 16
 
 STAGES: Final = ("after connect", "within the headers", "after the upgrade", "in the middle of a message")
@@ -130,7 +131,7 @@ async def storm(server: Server, cycles: int) -> Figures:
     assert left <= tasks, figures
     assert growth <= GROWTH_BYTES, figures
     assert not wrong, (wrong.most_common(5), figures)
-    assert not [line for line in server.log if line["level"] == "ERROR" or "traceback" in line], figures
+    assert not server.problems, figures
     assert not server.foreign, server.foreign[:5]
     return figures
 

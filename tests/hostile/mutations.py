@@ -579,7 +579,7 @@ async def run(server: Server, *, count: int = 100000, seed: int = 1) -> Figures:
     await eventually(lambda: descriptors(server) <= base)
     assert server.process
     assert server.process.poll() is None
-    problems = [line for line in server.log if line["level"] == "ERROR" or "traceback" in line]
+    problems = server.problems
     assert not problems, problems[:3]
     assert not server.foreign, server.foreign[:5]
     assert sum(tally.answered.values()) == count

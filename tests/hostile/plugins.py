@@ -142,10 +142,10 @@ def account(server: Server, kind: str) -> Figures:
     assert len(server.events("plugin switched off")) == 1
     figures: Figures = {"failures": len(failed)}
     if kind == "block":
-        blocked = server.events("loop blocked")
-        assert {line["plugin"] for line in blocked} == {"chatserver_fault.fault"}
-        figures["named while it blocks"] = len(blocked)
-        assert blocked
+        blocked = server.events("loop blocked")  # also, on a busy machine, what is nobody's fault
+        named = [line for line in blocked if line["plugin"] == "chatserver_fault.fault"]
+        figures["named while it blocks"] = len(named)
+        assert named
     return figures
 
 
