@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import pyte
 
 COMMAND = (sys.executable, "-m", "chatserver", "chat")
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds: whatever takes longer never happens."""
 
 COLUMNS, LINES = 100, 60
@@ -82,6 +83,13 @@ class Terminal:
         """The exit status."""
         async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
+
+    def takes_whole_lines(self, enough: threading.Event) -> bool:
+        """Looks without a pause whether the program ever lets go of single keys; for a thread."""
+        while not enough.is_set():
+            if termios.tcgetattr(self._master)[3] & termios.ICANON:
+                return True
+        return False
 
     def close(self) -> None:
         """The terminal is closed."""

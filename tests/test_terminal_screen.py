@@ -1,7 +1,9 @@
 """`chatserver chat` as people see it, in a pseudo-terminal."""
 
+import asyncio
 import re
 import signal
+import threading
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -109,6 +111,21 @@ async def test_to_leave_with_something_unsent_is_a_failure(server: Server) -> No
         await screen.shows("- not sent yet: 1")
         screen.press("\x04")
         assert await screen.ends() == 1
+
+
+async def test_what_is_typed_while_an_order_is_taken_is_not_lost(server: Server) -> None:
+    """The terminal never goes back to whole lines between two orders: a Ctrl-D would be lost then."""
+    async with terminal("--url", f"http://127.0.0.1:{server.port}") as screen:
+        await screen.shows("/help")
+        enough = threading.Event()
+        watching = asyncio.create_task(asyncio.to_thread(screen.takes_whole_lines, enough))
+        try:
+            for number in range(30):
+                screen.type(f"line {number}")
+                await screen.shows(f"... and {number - 2} more" if number > 2 else f"... line {number}")
+        finally:
+            enough.set()
+        assert not await watching
 
 
 EVIL = "a\x1b[2Jb\x1b]0;owned\x07c\x9b31md\x08\x08e\rf\x7fg\u202eh\ne"

@@ -69,33 +69,40 @@ class Screen:
         return 3 if reading.cancelled() else reading.result()
 
     async def _read(self) -> int:
-        while True:
-            try:
-                text = await self._session.prompt_async(
-                    self._prompt, bottom_toolbar=self._toolbar, style=_STYLE, handle_sigint=False
-                )
-            except KeyboardInterrupt:
-                if self._session.default_buffer.text:
-                    continue
-                return 130
-            except EOFError:
-                text = "/quit"
-            if text.strip():
-                order = parse(text)
-                if order.name == "quit":
-                    if self._may_leave():
-                        return 1 if self._chat.outbox.drafts else 0
-                else:
-                    self._warned = False
-                    self._start(self._obey(order))
+        # In raw mode from the first line to the last: what is typed between two of them would be taken by the
+        # terminal itself otherwise, which makes Ctrl-D nothing and Ctrl-C a signal.
+        with self._session.input.raw_mode():
+            while (status := await self._read_line()) is None:
+                pass
+        return status
 
-    def _may_leave(self) -> bool:
+    async def _read_line(self) -> int | None:
+        """Returns the exit status, if that was to leave."""
+        try:
+            text = await self._session.prompt_async(
+                self._prompt, bottom_toolbar=self._toolbar, style=_STYLE, handle_sigint=False
+            )
+        except KeyboardInterrupt:
+            return None if self._session.default_buffer.text else 130
+        except EOFError:
+            text = "/quit"
+        if not text.strip():
+            return None
+        order = parse(text)
+        if order.name == "quit":
+            return self._leave()
+        self._warned = False
+        self._start(self._obey(order))
+        return None
+
+    def _leave(self) -> int | None:
+        """Returns the exit status, unless there is something to say first."""
         count = len(self._chat.outbox.drafts)
         if not count or self._warned:
-            return True
+            return 1 if count else 0
         self._warned = True
         self._note("trouble", f"not sent yet: {count}; leave all the same by /quit again")
-        return False
+        return None
 
     async def _obey(self, order: Order) -> None:
         try:
