@@ -13,7 +13,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
-from jwt import PyJWK, PyJWTError
 
 from chatserver.context import report
 from chatserver.shared import Shared
@@ -163,6 +162,8 @@ def _name(jwk: Mapping[str, Any]) -> str | None:
 
 def _key(jwk: dict[str, Any]) -> VerifyingKey | None:
     """What `jwk` is good for; None: nothing that we do."""
+    from jwt import PyJWK, PyJWTError
+
     kind = RSA[0] if jwk.get("kty") == "RSA" else CURVES.get(str(jwk.get("crv")))
     if jwk.get("kty") not in ("RSA", "EC") or not kind or jwk.get("use", "sig") != "sig":
         return None

@@ -1,6 +1,7 @@
 """Tokens (JWT, RFC 7519): who a client is, and what it may join.
 
 The claims are those of the Centrifuge protocol. Whatever is wrong with a token, the client is told the same.
+PyJWT, with cryptography, is slow to import: that is done for who has a key.
 """
 
 import base64
@@ -14,10 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import jwt
 import msgspec
-from jwt.algorithms import HMACAlgorithm
-from jwt.api_jws import PyJWS
 from msgspec import UNSET, Raw, UnsetType
 
 from chatserver.context import report
@@ -159,7 +157,10 @@ class Verifier:
         self._audience = audience
         self._issuer = issuer
         self._require = set(require)
-        self._jws = PyJWS()
+        if self._keys or self._key_set:
+            from jwt.api_jws import PyJWS
+
+            self._jws = PyJWS()
 
     async def connection(self, token: str) -> ConnectionClaims:
         """What `token` says of a connection. Raises `BadToken`, `ExpiredToken`, `KeysUnavailable`."""
@@ -183,13 +184,17 @@ class Verifier:
     async def _verified(self, token: str) -> _Claims:
         if len(token) > TOKEN_CHARACTERS:
             raise BadToken("it is too long")
+        if not self._keys and not self._key_set:
+            raise BadToken("there is no key for it")
+        from jwt import PyJWTError
+
         try:
-            header = jwt.get_unverified_header(token)
+            header = self._jws.get_unverified_header(token)
             key = await self._key(header)
             text = self._jws.decode_complete(token, key.key, algorithms=[header["alg"]])["payload"]
             claims = _decode(text)
             names = _names(text).keys()
-        except (jwt.PyJWTError, msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+        except (PyJWTError, msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
             raise BadToken(type(error).__name__) from None
         missing = self._require - names
         if missing:
@@ -256,6 +261,8 @@ def make_token(
 
     `info`: JSON, which others see.
     """
+    import jwt
+
     made = int(time.time() if now is None else now)
     claims: dict[str, object] = {"sub": user, "iat": made}
     if seconds:
@@ -268,6 +275,9 @@ def make_token(
 
 def check_secret(secret: str) -> None:
     """Raises `ValueError` for one that can be guessed, or that others know."""
+    from jwt import InvalidKeyError
+    from jwt.algorithms import HMACAlgorithm
+
     least = min(HMAC.values())
     try:
         if len(secret.encode()) < least:
@@ -275,7 +285,7 @@ def check_secret(secret: str) -> None:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except UnicodeEncodeError:  # which would quote it
         raise ValueError("it is no text in UTF-8") from None
-    except jwt.InvalidKeyError:
+    except InvalidKeyError:
         raise ValueError("it is the text of a key of another kind, which may be public") from None
 
 

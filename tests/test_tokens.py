@@ -5,6 +5,8 @@ import base64
 import contextlib
 import json
 import logging
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -35,6 +37,7 @@ from chatserver.tokens import (
     make_token,
 )
 from tests.fakes import PATIENT
+from tests.server import ROOT
 
 SECRET = "0123456789abcdef0123456789abcdef"
 LATER, PAST = 4_000_000_000, 1_500_000_000
@@ -188,6 +191,11 @@ async def test_what_does_not_count_now_is_told_from_what_never_counts(text: str)
     for ask in (verifier().connection, verifier().subscription):
         with pytest.raises(ExpiredToken):
             await ask(text)
+
+
+def test_a_server_without_a_key_starts_without_what_verifies() -> None:
+    code = "import sys, chatserver.commands; assert not {'jwt', 'cryptography'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 async def test_without_a_key_no_token_counts() -> None:
