@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
+import msgspec
+
 from chatserver.context import report
 from chatserver.errors import ChatError, InternalError, StorageUnavailable, StorageUnsure
 from chatserver.records import Said
@@ -21,7 +23,15 @@ BATCH_CHARACTERS: Final = 1 << 20
 STORE_SECONDS: Final = 4.0
 """Who publishes hears within five seconds what became of it."""
 
+GATHERING_TURNS: Final = 3
+"""Of the event loop, between two batches: in the first the one is written to those who listen, by the third is read
+what they answered. Without them batches come to take turns, each with half of what is there, and each message is
+written to everybody at twice the cost."""
+
 _LOOK_SECONDS: Final = 0.25
+
+_LATE_SECONDS: Final = 0.1
+"""Who looks so much too late was held up, and so was whoever would have asked the store, or heard its answer."""
 
 Deliver: TypeAlias = Callable[[Entry, Stamp, Said | None], None]
 
@@ -44,22 +54,19 @@ def settling(future: "asyncio.Future[Stamp]") -> Answered:
     return settle
 
 
-class _Waiting:
-    __slots__ = ("_answered", "_done", "entry", "said", "since")
-
-    def __init__(self, entry: Entry, answered: Answered, said: Said | None, since: float) -> None:
-        self.entry = entry
-        self.said = said
-        self.since = since
-        self._answered = answered
-        self._done = False
+class _Waiting(msgspec.Struct, eq=False):
+    entry: Entry
+    answered: Answered
+    said: Said | None
+    since: float
+    done: bool = False
 
     def answer(self, answer: Stamp | Exception) -> None:
-        if self._done:
+        if self.done:
             return
-        self._done = True
+        self.done = True
         try:
-            self._answered(answer)
+            self.answered(answer)
         except Exception as fault:  # of one sender; the others of the batch are answered
             report(logger, logging.ERROR, "delivery failed", room=self.entry.room, exc_info=fault)
 
@@ -81,19 +88,20 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking asyncio for it is a system call
 
     def append(self, entry: Entry, answered: Answered, said: Said | None = None) -> None:
         """Takes `entry`: its place in the order is fixed from here on. `answered` is called with its stamp when it is
         stored, or with a `ChatError` within `STORE_SECONDS` and a moment; before anything that comes after `entry` is
         delivered.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         if not self._queue:
             self._idle.clear()
             self._work.set()
         self._queue.append(_Waiting(entry, answered, said, loop.time()))
         if self._timer is None:
-            self._timer = loop.call_later(_LOOK_SECONDS, self._expire, loop)
+            self._look_later(loop)
 
     async def settle(self) -> None:
         """Returns when nothing waits; or when all that waits has been answered, though the store hasn't."""
@@ -109,6 +117,7 @@ class Journal:
             self._work.clear()
             while self._queue:
                 await self._store_some()
+                await _gather()
             self._idle.set()
 
     async def trim(self, *, before: int, keep: int) -> bool:
@@ -150,16 +159,37 @@ class Journal:
             report(logger, logging.ERROR, "store failed", messages=len(batch), exc_info=error)
             _fail(batch, InternalError())
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        at = loop.time() + _LOOK_SECONDS
+        self._timer = loop.call_at(at, self._look, loop, at)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        """At the time `at`, or later."""
+        now = loop.time()
+        if now - at >= _LATE_SECONDS:
+            self._excuse(now, now - at)
+        self._expire(now - STORE_SECONDS)
+        self._timer = None
+        if self._queue or self._batch:
+            self._look_later(loop)
+
+    def _excuse(self, now: float, seconds: float) -> None:
+        """The time for which the loop was held up doesn't count."""
+        for waiting in (*self._batch, *self._queue):
+            waiting.since = min(now, waiting.since + seconds)
+
+    def _expire(self, due: float) -> None:
         """What waits too long is answered: in the queue it can be taken back, in the store's hands nobody knows."""
-        due = loop.time() - STORE_SECONDS
         for waiting in self._batch:
             if waiting.since <= due:
                 waiting.answer(StorageUnsure())
         while self._queue and self._queue[0].since <= due:
             self._queue.popleft().answer(StorageUnavailable())
-        busy = self._queue or self._batch
-        self._timer = loop.call_later(_LOOK_SECONDS, self._expire, loop) if busy else None
+
+
+async def _gather() -> None:
+    for _ in range(GATHERING_TURNS):
+        await asyncio.sleep(0)
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:

@@ -1,16 +1,20 @@
 """Tells receivers, which may be plugins', who arrives and who departs."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Concatenate, Generic, ParamSpec, TypeAlias
 
 from chatserver.client import Client
+from chatserver.context import report
 from chatserver.errors import ChatError, Disconnect
 from chatserver.guard import Call, Guard
 from chatserver.message import Refused
 
 P = ParamSpec("P")
+
+logger = logging.getLogger(__name__)
 
 Receiver: TypeAlias = Callable[Concatenate[Client, P], Awaitable[None]]
 
@@ -20,7 +24,7 @@ class Signals(Generic[P]):
 
     `arrivals` and `departures` are lists of `async def receiver(client, *place)`, called in order. Who comes and goes
     more than once at one place is told in that order: each change when the one before has been told to all. Receivers
-    are guarded: each has a deadline, and its faults are its own.
+    that aren't ours are guarded: each has a deadline, and its faults are its own.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -84,11 +88,26 @@ class Signals(Generic[P]):
 
     async def _tell(self, receivers: list[Receiver[P]], client: Client, *place: P.args, **named: P.kwargs) -> None:
         for receiver in receivers:
+            if _is_ours(receiver):  # what it does has to be done, and who holds the loop up is somebody else
+                await _logged(receiver(client, *place, **named))
+                continue
             guard = self._guards.get(receiver)
             if guard is None:
                 guard = self._guards[receiver] = Guard(receiver, self._seconds)
             if guard.on:
                 await _contained(guard, client, partial(receiver, client, *place, **named))
+
+
+def _is_ours(receiver: Callable[..., object]) -> bool:
+    module = getattr(receiver, "__module__", None) or ""
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
+async def _logged(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception as error:  # the other receivers are told nevertheless
+        report(logger, logging.ERROR, "receiver failed", exc_info=error)
 
 
 async def _contained(guard: Guard, client: Client, tell: Callable[[], Awaitable[None]]) -> None:

@@ -124,6 +124,22 @@ async def test_what_arrives_while_the_store_is_at_work_is_stored_together_in_ord
     assert [name for name, _, _ in writer.delivered] == data("first", *range(100))
 
 
+async def test_what_is_said_in_answer_to_a_batch_is_stored_with_what_arrived_meanwhile(
+    writer: Writer, store: Puppet
+) -> None:
+    gate = store.shut("append")
+    writer.say("first")
+    await turns()
+    writer.say("meanwhile")
+    gate.set()
+    while not writer.delivered:
+        await turns(1)
+    await turns(1)
+    writer.say("answer")
+    await turns()
+    assert store.batches == [data("first"), data("meanwhile", "answer")]
+
+
 async def test_no_batch_has_more_entries_than_allowed(writer: Writer, store: Puppet) -> None:
     writer.say(*range(2 * BATCH_ENTRIES + 1))
     await turns()
@@ -216,6 +232,34 @@ async def test_the_time_in_the_queue_counts(writer: Writer, clock: Clock, store:
     assert type(writer.answer("second")) is StorageUnsure
     await clock.push(2)
     assert writer.offsets == [1, 2]
+
+
+async def test_that_something_held_up_the_loop_is_no_failure_of_the_store(
+    writer: Writer, clock: Clock, store: Puppet
+) -> None:
+    gate = store.shut("append done")
+    writer.say("a")
+    await turns()
+    writer.say("b")
+    clock.now += 2 * STORE_SECONDS
+    await turns(1)
+    gate.set()
+    await turns()
+    assert writer.offsets == [1, 2]
+    assert all(isinstance(answer, Stamp) for answer in writer.answers.values())
+
+
+async def test_a_loop_that_is_held_up_all_the_time_tells_senders_nevertheless(
+    writer: Writer, clock: Clock, store: Puppet
+) -> None:
+    store.shut("append done")
+    writer.say("a")
+    await turns()
+    writer.say("b")
+    for _ in range(40):
+        clock.now += 1
+        await turns(1)
+    assert [type(writer.answer(body)) for body in "ab"] == [StorageUnsure, StorageUnavailable]
 
 
 async def test_a_slow_store_that_is_in_time_is_no_failure(writer: Writer, clock: Clock, store: Puppet) -> None:

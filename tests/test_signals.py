@@ -231,6 +231,41 @@ async def test_a_receiver_that_keeps_failing_is_switched_off(signals: Places, ca
     assert [line.message for line in caplog.records] == ["plugin failed"] * FAILURES + ["plugin switched off"]
 
 
+async def test_one_of_ours_may_take_its_time_and_is_never_switched_off(
+    signals: Places, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    async def slow(client: Client, place: str) -> None:
+        await asyncio.sleep(10)
+        heard.append(place)
+
+    slow.__module__ = "chatserver.rooms"
+    signals.arrivals.append(slow)
+    places = [str(number) for number in range(FAILURES + 1)]
+    for place in places:
+        arriving = asyncio.create_task(signals.arrive(make_client(), place))
+        await clock.push(11)
+        await arriving
+    assert heard == places
+    assert not caplog.records
+
+
+async def test_one_of_ours_that_fails_is_logged_and_the_others_are_told(
+    signals: Places, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(client: Client, place: str) -> None:
+        raise RuntimeError("broken")
+
+    broken.__module__ = "chatserver.rooms"
+    signals.arrivals.append(broken)
+    diary = Diary(signals)
+    for _ in range(FAILURES + 1):
+        await signals.arrive(make_client(), "lobby")
+    assert len(diary.lines) == 2 * (FAILURES + 1)
+    assert [record.message for record in caplog.records] == ["receiver failed"] * (FAILURES + 1)
+
+
 async def test_who_leaves_and_comes_back_at_once_is_told_in_that_order(signals: Places) -> None:
     diary, client = Diary(signals), make_client()
     await signals.arrive(client, "lobby")

@@ -73,6 +73,25 @@ async def test_a_relative_path_starts_at_the_working_folder(path: Path, monkeypa
         assert path.exists()
 
 
+async def test_an_append_beside_a_busy_loop_waits_for_few_of_its_turns(path: Path) -> None:
+    """The loop has the interpreter's lock, but for a moment in each turn."""
+    async with opened(path) as store:
+        await store.append(entries(1))
+        assert min([await turns_of_append(store) for _ in range(5)]) < 2000  # with 5 ms they were ten times as many
+
+
+async def turns_of_append(store: SQLite) -> int:
+    appending = asyncio.create_task(store.append(entries(1)))
+    count = 0
+    while not appending.done():
+        count += 1
+        until = time.perf_counter() + 0.0005
+        while time.perf_counter() < until:
+            pass
+        await asyncio.sleep(0)
+    return count
+
+
 async def test_every_commit_is_synced(path: Path) -> None:
     async with opened(path) as store:
         assert store._writer.connection.execute("PRAGMA synchronous").fetchone() == (2,)

@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 import time
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
-from itertools import islice, takewhile
 from typing import Final
 
 from chatserver.errors import Unrecoverable
@@ -43,12 +43,12 @@ class Log:
     def trim(self, before: int, keep: int, limit: int) -> int:
         """Lets go of `limit` events at most. Returns of how many."""
         spare = len(self.records) - keep if keep else 0
-        oldest = enumerate(islice(self.records, limit))
-        return self.drop(sum(1 for _ in takewhile(lambda nth: nth[0] < spare or nth[1].time < before, oldest)))
+        old = bisect_left(self.records, before, key=lambda record: record.time)
+        return self.drop(min(max(spare, old), limit))
 
     def drop(self, count: int) -> int:
         """Lets go of the oldest `count` events. Returns of how many."""
-        for record in self.records[:count]:
+        for record in self.records[:count] if self._keys else ():
             if record.key is not None:
                 del self._keys[record.user, record.key]
         del self.records[:count]
