@@ -29,7 +29,7 @@ class Admission:
     def __init__(self, config: Config) -> None:
         self._origins = {_origin(text) for text in config.allowed_origins}
         self._any_origin = "*" in config.allowed_origins
-        self._most = config.max_connections
+        self._most = config.max_connections or resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS
         self._most_per_address = config.max_connections_per_address
         self._proxies = [ip_network(text, strict=False) for text in config.trusted_proxies]
         self._count = 0
@@ -40,7 +40,7 @@ class Admission:
         _check_handshake(request)
         if not self._any_origin:
             self._check_origin(request)
-        if self._count >= (self._most or _descriptors() - _SPARE_DESCRIPTORS):
+        if self._count >= self._most:
             raise web.HTTPServiceUnavailable(text="too many connections", headers=retry())
         if self._most_per_address and self._addresses[self.address(request)] >= self._most_per_address:
             raise web.HTTPTooManyRequests(text="too many connections from this address", headers=retry())
@@ -125,7 +125,3 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _descriptors() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import os
 import re
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -88,17 +90,33 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         return _quick(await super()._make_server())
 
+    async def accept_together(self, count: int, *, ssl_context: ssl.SSLContext | None, backlog: int) -> None:
+        """Has `count` connections accepted in one turn where they come by TCP, with what the sites were given.
+
+        uvloop accepts one for each descriptor, so each listening socket gets some more. With all that a turn costs for
+        each connection 5,000 at once took a third longer. asyncio's own loop accepts all who wait.
+        """
+        if type(asyncio.get_running_loop()).__module__.partition(".")[0] != "uvloop":
+            return
+        for listening in self._listening():
+            for _ in range(count - 1 if listening.family in _TCP else 0):
+                same = socket.socket(fileno=os.dup(listening.fileno()))
+                await web.SockSite(self, same, ssl_context=ssl_context, backlog=backlog).start()
+
     def set_send_buffer(self, size: int) -> None:
         """Sets that of the connections which the sites accept from now on, where they inherit it: in TCP.
 
         For each by itself it takes uvloop several system calls, and a Python socket.
         """
-        servers = [getattr(site, "_server", None) for site in self.sites]
-        sockets = [sock for server in servers for sock in getattr(server, "sockets", ())]
+        sockets = self._listening()
         if isinstance(self.server, _Server) and all(sock.family in _TCP for sock in sockets):
             for sock in sockets:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
             asyncio.get_running_loop().call_later(_SETTLED_SECONDS, setattr, self.server, "has_send_buffer", True)
+
+    def _listening(self) -> list[socket.socket]:
+        servers = [getattr(site, "_server", None) for site in self.sites]
+        return [sock for server in servers for sock in getattr(server, "sockets", ())]
 
 
 def _quick(server: web.Server) -> web.Server:

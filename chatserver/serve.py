@@ -30,6 +30,11 @@ COLLECT_AT: Final = (50_000, 50, 100)
 """Clients are many objects that stay. By default a few connects would have the collector look at all of them, and
 everybody would wait for it."""
 
+BACKLOG: Final = 1024
+
+ACCEPTS_PER_TURN: Final = 8
+"""More would hardly be faster, and each that finds nobody costs a system call."""
+
 Reload: TypeAlias = Callable[[], Config]
 
 
@@ -81,10 +86,11 @@ async def _listen(runner: Runner, config: Config) -> None:
     if config.socket:
         site = web.UnixSite(runner, config.socket, ssl_context=tls)
     else:
-        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls, backlog=1024)
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls, backlog=BACKLOG)
     await site.start()
     runner.set_send_buffer(SEND_BUFFER_BYTES)
     addresses = [_shown(address) for address in runner.addresses]
+    await runner.accept_together(ACCEPTS_PER_TURN, ssl_context=tls, backlog=BACKLOG)
     report(logger, logging.INFO, "listening", addresses=addresses, tls=bool(tls), anonymous=config.allows_anonymous)
 
 

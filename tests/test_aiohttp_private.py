@@ -1,15 +1,17 @@
 """If one of these fails, aiohttp has changed something that only `aiohttp_private` relies on."""
 
 import asyncio
+import contextlib
 import gc
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.test_utils import TestServer
@@ -418,6 +420,42 @@ async def test_where_connections_do_not_inherit_a_send_buffer_nothing_is_set(tmp
         await web.UnixSite(runner, tmp_path / "socket").start()
         runner.set_send_buffer(size)
         assert b", %d]" % (2 * size) not in await said(port, UPGRADE % (b"/sized", b""), END)
+
+
+async def turns_to_accept(count: int) -> int:
+    """How many turns of the loop pass until all who have come are in."""
+    async with running(Runner) as (runner, port):
+        await runner.accept_together(8, ssl_context=None, backlog=1024)
+        assert runner.server
+        turns = 0
+        with contextlib.ExitStack() as clients:
+            for _ in range(count):
+                clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            while len(runner.server.connections) < count:
+                turns += 1
+                await asyncio.sleep(0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    return turns
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_many_who_come_at_once_are_accepted_in_a_few_turns(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(turns_to_accept(80)) <= 20
+
+
+def test_unix_sockets_are_accepted_one_at_a_time(tmp_path: Path) -> None:
+    async def sites() -> int:
+        async with running(Runner) as (runner, _):
+            await web.UnixSite(runner, tmp_path / "socket").start()
+            await runner.accept_together(8, ssl_context=None, backlog=1024)
+            return len(runner.sites)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(sites()) == 1 + 8
 
 
 class Changed(web.RequestHandler):
