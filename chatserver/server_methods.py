@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -228,7 +228,7 @@ def _message(node: Node, request: types.Payload) -> Message:
 
 
 async def _publish(node: Node, message: Message, name: str, request: types.Payload) -> types.PublishResult:
-    channel, message = _find(node, name), replace(message, room=name)
+    channel, message = _find(node, name), msgspec.structs.replace(message, room=name)
     await node.rooms.ready(name)
     if request.skip_history:
         room = node.rooms.get(name)

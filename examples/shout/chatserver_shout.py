@@ -1,6 +1,5 @@
-from dataclasses import replace
-
 from aiohttp import web
+from msgspec.structs import replace
 
 from chatserver import Client, Command, Event, Handler
 
