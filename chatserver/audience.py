@@ -54,16 +54,18 @@ class Audience:
     def broadcast(self, event: Event) -> None:
         """Tells `event` to all. Never waits: who broadcasts a lot pauses while the audience is `crowded`."""
         notice = isinstance(event, _NOTICES)
-        heard = [feed for (_, notices), feed in self._feeds.items() if feed.followers and (notices or not notice)]
         pieces: dict[Codec, bytes] = {}
-        for feed in heard:
-            if feed.codec not in pieces:
-                pieces[feed.codec] = feed.codec.encode(event)
-        for feed in heard:  # if a codec failed, nobody has heard anything
-            piece = pieces[feed.codec]
-            if piece:
-                feed.append(piece)
-                self._dirty(feed)
+        heard: list[tuple[Feed, bytes]] = []
+        for (codec, notices), feed in self._feeds.items():
+            if not feed.followers or (notice and not notices):
+                continue
+            if codec not in pieces:
+                pieces[codec] = codec.encode(event)
+            if pieces[codec]:
+                heard.append((feed, pieces[codec]))
+        for feed, piece in heard:  # if a codec failed, nobody has heard anything
+            feed.append(piece)
+            self._dirty(feed)
 
     def disconnect(self, end: Disconnect) -> None:
         """Ends the connections of all: they miss something."""

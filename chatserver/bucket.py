@@ -25,24 +25,26 @@ class Bucket(Generic[K]):
     def __init__(self, per_second: float, size: float) -> None:
         self._cost = 1 / per_second
         self._capacity = size * self._cost
-        self._full_at: dict[ref[K], float] = {}
+        self._full_at: dict[ref[K], list[float]] = {}
 
     def take(self, owner: K, now: float) -> float:
         """Takes a token and returns 0, or else takes none and returns the seconds until there is one."""
-        known = self._full_at.get(ref(owner))
-        full_at = (known if known and known > now else now) + self._cost
+        kept = self._full_at.get(ref(owner)) or self._keep(owner)
+        full_at = (kept[0] if kept[0] > now else now) + self._cost
         wait = full_at - now - self._capacity
         if wait > _ROUNDING:
             return wait
-        self._keep(owner, full_at, known is None)
+        kept[0] = full_at
         return 0.0
 
     def empty(self, owner: K, now: float) -> None:
         """Takes all tokens that are there."""
-        self._keep(owner, now + self._capacity, ref(owner) not in self._full_at)
+        kept = self._full_at.get(ref(owner)) or self._keep(owner)
+        kept[0] = now + self._capacity
 
-    def _keep(self, owner: K, full_at: float, new: bool) -> None:
-        self._full_at[ref(owner, self._full_at.pop) if new else ref(owner)] = full_at
+    def _keep(self, owner: K) -> list[float]:
+        kept = self._full_at[ref(owner, self._full_at.pop)] = [0.0]
+        return kept
 
 
 class Limit:

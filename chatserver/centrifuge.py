@@ -71,6 +71,7 @@ async def _talk(session: Session, transport: WebSocketTransport) -> None:
                 await session.handle(command)
                 if session.connected:
                     stranger.cancel()
+                    transport.take = session.take
     finally:
         stranger.cancel()
 

@@ -1,6 +1,8 @@
 """Message middlewares: what stands between a client's command and its handler."""
 
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from chatserver.client import Client
@@ -18,24 +20,34 @@ Middleware: TypeAlias = Callable[[Command, Client, Handler], Awaitable[Event | N
 """
 
 
-def compose(middlewares: list[Middleware], handler: Handler, seconds: float) -> Handler:
-    """`handler` behind `middlewares`, the first outermost, each guarded with a deadline of `seconds` of its own.
+class Check(ABC):
+    """A middleware of ours that does nothing but refuse: it waits for nothing, and is trusted."""
 
-    One of ours, which waits for nothing and is trusted, says so by the attribute `trusted`, and is called as it is.
+    @abstractmethod
+    def check(self, command: Command, client: Client) -> None:
+        """Raises `ChatError` or `Disconnect` if `client` may not have that done."""
+
+    async def __call__(self, command: Command, client: Client, handler: Handler) -> Event | None:
+        self.check(command, client)
+        return await handler(command, client)
+
+
+def checks(middlewares: list[Middleware]) -> Sequence[Check] | None:
+    """All of `middlewares`, if they only check; None if one may do something else."""
+    found = [middleware for middleware in middlewares if isinstance(middleware, Check)]
+    return found if len(found) == len(middlewares) else None
+
+
+def compose(middlewares: list[Middleware], handler: Handler, seconds: float) -> Handler:
+    """`handler` behind `middlewares`, the first outermost, each guarded with a deadline of `seconds` of its own;
+    but a `Check` isn't.
     """
     for middleware in reversed(middlewares):
-        if getattr(middleware, "trusted", False):
-            handler = _direct(middleware, handler)
+        if isinstance(middleware, Check):
+            handler = partial(middleware, handler=handler)
         else:
             handler = _guarded(middleware, handler, Guard(middleware, seconds, _check))
     return handler
-
-
-def _direct(middleware: Middleware, handler: Handler) -> Handler:
-    def direct(command: Command, client: Client) -> Awaitable[Event | None]:
-        return middleware(command, client, handler)
-
-    return direct
 
 
 def _guarded(middleware: Middleware, handler: Handler, guard: Guard) -> Handler:

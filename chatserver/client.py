@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from chatserver import frames
@@ -25,6 +25,12 @@ class Transport(Protocol):
 
     def write(self, data: bytes) -> None:
         """Takes `data` at once; once the connection is lost, throws it away. Never waits, never raises."""
+
+    @property
+    def descriptor(self) -> int:
+        """Of a socket that doesn't block, to which may be written beside `write`, as nothing waits for it; otherwise
+        -1. Whatever it doesn't take goes to `write`. Each change is counted in `fanout.CHANGES`, before anything else
+        happens."""
 
     @property
     def paused(self) -> bool:
@@ -66,6 +72,13 @@ class Source(Protocol):
     def pull(self, client: "Client") -> list[bytes]:
         """The pieces that `client`, in a place of its own, hasn't had; they count as had from now on."""
 
+    def mark(self, client: "Client") -> bool:
+        """Something is to be written to `client`, so far level, once it has had all pieces so far; False if that may
+        take more than one flush."""
+
+    def reached(self, client: "Client") -> bool:
+        """`client`, which is level, has had all that came before the last `mark`."""
+
     def even(self, client: "Client") -> bool:
         """`client`, in a place of its own, has had just what those who are level have."""
 
@@ -85,8 +98,8 @@ class Client:
     5. Whatever ends a connection, its place in pool, rooms and presence is free within a second.
 
     The queue is what is meant for this client alone plus its place in the sources it follows. As long as it has
-    nothing of its own and its transport takes data it is *level*: each source writes to all such clients together.
-    Otherwise it stands *apart* and is served by itself.
+    nothing of its own, or only answers, and its transport takes data it is *level*: each source writes to all such
+    clients together. Otherwise it stands *apart* and is served by itself.
     """
 
     __slots__ = (
@@ -202,6 +215,21 @@ class Client:
         else:
             self._wake(self)
 
+    def answer(self, piece: bytes) -> None:
+        """`push` for what has a place behind all that was told before, but none before what is told after it: to keep
+        that would have everybody who says something served by itself.
+        """
+        if self._apart or self.ending or not piece or not all(source.mark(self) for source in self.sources):
+            self.push(piece)
+            return
+        self._put(piece)
+        self.delivered += 1
+        self._wake(self)
+
+    def follow_up(self, data: bytes) -> None:
+        """Writes `data` of the source that it follows to this client, which is level, and what waits for it alone."""
+        self.transport.write(data + self._take() if len(self.sources) == 1 else data)
+
     async def emptied(self) -> None:
         """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
         now and then.
@@ -256,6 +284,8 @@ class Client:
         """Writes what waits; for the pool's drain. False: something is left to do."""
         if self.transport.lost:
             return True
+        if self._queue and not self._apart and not all(source.reached(self) for source in self.sources):
+            return False
         return self._write() and (self.ending is not None or self._step_level())
 
     def park(self) -> None:
@@ -289,11 +319,15 @@ class Client:
         return True
 
     def _step_apart(self) -> None:
-        for source in self.sources:
-            if not self._apart:
+        answers: Iterable[bytes] = ()
+        if not self._apart:
+            answers, self._queue, self._queued = self._queue, (), 0
+            for source in self.sources:
                 source.part(self)
+            self._apart = True
+        for source in self.sources:
             self._put(*source.pull(self))
-        self._apart = True
+        self._put(*answers)  # behind what was told before them, which may be among what was pulled
 
     def _step_level(self) -> bool:
         if not self._apart:

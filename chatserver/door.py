@@ -4,14 +4,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final, TypeAlias
 
 from aiohttp import web
 
 from chatserver import admission, context
 from chatserver.admission import Admission
-from chatserver.chain import Handler, Middleware, compose
+from chatserver.chain import Check, Handler, Middleware, checks, compose
 from chatserver.client import CLOSE_SECONDS, Client
 from chatserver.config import Config
 from chatserver.errors import Disconnect, GoingAway, NoPong, PeerClosed, ServerFault, Slow, Stale
@@ -51,6 +51,8 @@ class Door:
         )
         self.handler: Handler = self._publish
         """What handles a message: the chain, and behind it the room's log."""
+        self.checks: Sequence[Check] | None = None
+        """All there is in the chain, unless it has something else, too."""
         self._unstored: dict[Client, Unstored] = {}
         self._conversations: set[asyncio.Task[object]] = set()  # asyncio and aiohttp would forget them
         self._chain = chain
@@ -60,6 +62,7 @@ class Door:
     async def run(self, app: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: composes the chain, to which all features have added by now, and runs pool and rooms."""
         self.handler = compose(self._chain, self._publish, self.config.plugin_seconds)
+        self.checks = checks(self._chain)
         await self._open_store()
         await self.pool.start()
         watchdog = asyncio.create_task(Watchdog().run())
@@ -108,6 +111,15 @@ class Door:
             if client in self.pool.clients:  # a middleware may take longer than the connection
                 self._unstored[client] = found
         return found
+
+    def publish(self, command: Command, client: Client, unstored: Unstored) -> None:
+        """What `handler` does if `checks` are all there is, and if neither the room nor `unstored` has to be waited
+        for. Raises `ChatError` and `Disconnect`.
+        """
+        assert self.checks is not None  # or else a middleware would be passed over
+        for each in self.checks:
+            each.check(command, client)
+        self.rooms.publish(command, client, unstored.add())
 
     async def settle(self, client: Client) -> None:
         """Waits until it is known of each message of `client` what became of it."""

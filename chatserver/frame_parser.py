@@ -139,7 +139,7 @@ class FrameParser:
             self._wire += wire
             if self._most and self._wire > self._most_unfinished:
                 raise PolicyViolation("fragments without end")
-            return Other(CONTINUATION, b"")
+            return Other(CONTINUATION, payload)
         whole = b"".join(self._parts)
         self._parts, self._size, self._wire = None, 0, 0
         return _text(whole) if self._opcode == TEXT else whole

@@ -17,13 +17,13 @@ from chatserver.signals import Signals
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS: Final = (0.002, 0.05)
+PAUSE_SECONDS: Final = (0.001, 0.05)
 """The least and the most time from the start of one flush to the next: load makes batches, idleness makes none.
 Within these it is a little longer than the last flush took: what is said while it writes goes out together."""
 
-PAUSE_FACTOR: Final = 1.25
-"""So much longer: what those say who have just heard something has a fifth of the time to come in. With twice as long,
-1,000 clients in a closed loop left almost half of the core idle."""
+PAUSE_FACTOR: Final = 1.05
+"""So much longer: what those say who have just heard something has a twentieth of the time to come in. With a tenth,
+1,000 clients in a closed loop left 7 % of the core idle, and without any each delivery took a tenth more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,8 @@ class Pool:
             except Exception as error:  # the drain serves everybody: it goes on, whatever happens
                 report(logger, logging.ERROR, "flush failed", exc_info=error)
             pause = min(max(least, PAUSE_FACTOR * (loop.time() - started)), most)
-            await asyncio.sleep(started + pause - loop.time())
+            unfinished = any(feed.unfinished for feed in self._unflushed)
+            await asyncio.sleep(0 if unfinished else started + pause - loop.time())
 
     def _flush(self) -> None:
         feeds, self._unflushed = self._unflushed, {}
@@ -198,7 +199,7 @@ class Pool:
             report(logger, logging.ERROR, "flush failed", exc_info=error)
             for client in feed.drop():
                 client.disconnect(ServerFault())
-        if feed.pending_bytes:
+        if feed.pending_bytes or feed.unfinished:
             self._flush_soon(feed)
 
     def _serve(self, client: Client) -> None:

@@ -12,7 +12,7 @@ from chatserver.history import LIMIT, page
 from chatserver.message import Position
 from chatserver.protocol import wire
 from chatserver.records import said
-from chatserver.session import SEND, Outcome, Procedure, Session
+from chatserver.session import SEND, Procedure, Session
 from chatserver.store import Stamp
 
 SHARED_KEY_CHARACTERS: Final = 16
@@ -55,7 +55,7 @@ async def send(session: Session, id: int, data: bytes) -> None:
     channel.check_publish(session.user, member=channel.name in session.subscriptions)
     raw = bytes(wanted.data) or _encode({"body": wanted.body})
     command = said(channel.name, raw, session.door.config.max_body_bytes, key=wanted.key)
-    await session.say(command, lambda outcome: _sent(session, id, outcome))
+    await session.say(command, id, lambda stamp: _sent(session, stamp))
 
 
 async def history(session: Session, id: int, data: bytes) -> wire.RPCResult:
@@ -78,15 +78,11 @@ async def history(session: Session, id: int, data: bytes) -> wire.RPCResult:
     return wire.RPCResult(wire.raw(_encode(openapi.history(rooms.store.epoch, records, place))))
 
 
-def _sent(session: Session, id: int, outcome: Outcome) -> bytes:
-    if isinstance(outcome, Exception):
-        return session.failure(id, outcome)
-    told = _encode(_position(session, outcome)) if isinstance(outcome, Stamp) else b"{}"
-    return session.codec.reply(id, wire.RPCResult(wire.raw(told)))
-
-
-def _position(session: Session, stamp: Stamp) -> openapi.Published:
-    return openapi.Published(session.door.rooms.store.epoch, stamp.offset, stamp.time)
+def _sent(session: Session, stamp: Stamp | None) -> wire.RPCResult:
+    if stamp is None:
+        return wire.RPCResult(wire.raw(b"{}"))
+    told = openapi.Published(session.door.rooms.store.epoch, stamp.offset, stamp.time)
+    return wire.RPCResult(wire.raw(_encode(told)))
 
 
 PROCEDURES: Final[dict[str, Procedure]] = {SEND: send, "history": history}

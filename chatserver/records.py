@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from chatserver.channels import Channel
-from chatserver.message import LOBBY, Event, Info, Message, Publish
+from chatserver.message import LOBBY, SPEAKERS, Event, Info, Message, Publish
 from chatserver.protocol import check_body
 from chatserver.protocol.payload import body_of, payload, with_body
 from chatserver.store import Entry, Record
@@ -15,8 +15,8 @@ from chatserver.store import Entry, Record
 MESSAGE: Final = "message"
 """The kind of an event that is told as a `Message`."""
 
-Said: TypeAlias = tuple[str, Info]
-"""The text of a message, and who said it: what is at hand needn't be read out of the record again."""
+Said: TypeAlias = tuple[str | None, Info]
+"""The text of a message, if it has one, and who said it: what is at hand needn't be read out of the record again."""
 
 
 class _Body(msgspec.Struct):
@@ -55,7 +55,7 @@ def meta_of(info: Info | None, tags: Mapping[str, str] | None = None) -> str | N
     return _encode(_Meta(who, dict(tags) if tags else None)).decode()
 
 
-@lru_cache(1024)
+@lru_cache(SPEAKERS)
 def _meta_of(info: Info) -> str | None:
     """Those who talk say who they are with each message."""
     return meta_of(info)

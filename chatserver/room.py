@@ -56,6 +56,7 @@ class Room:
         self.idle_since = 0.0
         self._pool = pool
         self._store = store
+        self._positioned = channel.positioned
         self._open = False
         self._recent = Recent(0)
         self._heard = 0
@@ -164,9 +165,9 @@ class Room:
 
     def _event(self, record: Record, said: Said | None = None) -> Event | None:
         if said is None:
-            return event_of(record, self.name, positioned=self.channel.positioned)
+            return event_of(record, self.name, positioned=self._positioned)
         body, info = said
-        offset = record.offset if self.channel.positioned else 0
+        offset = record.offset if self._positioned else 0
         return Message(record.user, body, self.name, record.data, offset, info)
 
     @property

@@ -16,6 +16,7 @@ from chatserver.journal import Answered, Journal, settling
 from chatserver.message import Info, Position, Publish
 from chatserver.pool import Pool
 from chatserver.protocol import Chained
+from chatserver.protocol.payload import body_of
 from chatserver.records import Said, entry_of
 from chatserver.room import Room
 from chatserver.signals import Signals
@@ -186,8 +187,9 @@ class Rooms:
         """`client` says what `command` has. See `Journal.append`."""
         room = self._rooms.get(command.room)
         info = (room and room.members.get(client)) or client.info
-        said = None if command.data else (command.body, info)
-        self._journal.append(entry_of(command, client.user, info), answered, said)
+        entry = entry_of(command, client.user, info)
+        said = body_of(entry.data) if command.data else command.body, info
+        self._journal.append(entry, answered, said)
 
     def append(self, entry: Entry) -> asyncio.Future[Stamp]:
         """Takes `entry` for its room's log. The future has its stamp when it is durable, or a `ChatError` within five

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -56,6 +57,8 @@ Form: TypeAlias = Json | Protobuf
 SEND: Final = "send"
 """The procedure that says something; others may follow while it is stored."""
 
+_PUBLISHED: Final = wire.PublishResult()
+
 _encode = msgspec.json.Encoder().encode
 
 Outcome: TypeAlias = Stamp | Exception | None
@@ -104,8 +107,23 @@ class Session:
         elif request is not None:
             await self._handle(command.id, request)
         else:
-            with contextlib.suppress(TooManyMessages):
-                self._count()
+            self._hear_pong()
+
+    def take(self, frame: str | bytes) -> bool:
+        """Does what a frame asks for, if that is one message, or a pong, and nothing has to be waited for; False if it
+        isn't, or something has. Raises `Disconnect`.
+        """
+        if not self.connected or self.client.ending or self.door.checks is None:
+            return False
+        command = self.codec.command(frame)
+        if command is None:
+            return False
+        request = command.request
+        if request is None:
+            self.client.received += 1
+            self._hear_pong()
+            return True
+        return isinstance(request, wire.PublishRequest) and self._publish_now(command.id, request)
 
     def close(self) -> None:
         """The connection is over."""
@@ -117,23 +135,21 @@ class Session:
         """Raises `Malformed` for none at all, `BadRequest` and `UnknownChannel`."""
         if not name:
             raise Malformed
-        return self.door.rooms.channels.find(name)
+        return self.door.rooms.channel(name)
 
     @property
     def user(self) -> str:
         return self.client.info.user
 
-    def failure(self, id: int, error: Exception) -> bytes:
-        """The answer to a message that isn't stored."""
-        return self.codec.failure(id, error if isinstance(error, ChatError) else InternalError())
-
-    async def say(self, command: Publish, answer: Callable[[Outcome], bytes]) -> None:
-        """Has the chain handle `command`, which is answered when it is stored. Raises `ChatError` if it is refused."""
+    async def say(self, command: Publish, id: int, result: Callable[[Stamp | None], wire.Result]) -> None:
+        """Has the chain handle `command`, and answers it with its `result` when it is known where it is stored, or with
+        None that a middleware took it. Raises `ChatError` if it is refused.
+        """
         unstored = self.door.unstored(self.client)
-        unstored.begin(answer)
+        unstored.begin(partial(self._answer, id, result))
         reply = await self.door.handler(command, self.client)
         if not unstored.taken:
-            self.client.push(answer(None))
+            self._answer(id, result, None)
         if reply:
             self.client.enqueue(reply)
 
@@ -151,6 +167,10 @@ class Session:
         else:
             if result is not None:
                 self.client.push(self.codec.reply(id, result))
+
+    def _hear_pong(self) -> None:
+        with contextlib.suppress(TooManyMessages):
+            self._count()
 
     def _count(self) -> None:
         """Raises `TooManyMessages`, and `TooManyRequests` for a flood."""
@@ -268,15 +288,32 @@ class Session:
         return wire.SubRefreshResult(expires=True, ttl=seconds_left(claims.expires_at))
 
     async def _publish(self, id: int, request: wire.PublishRequest) -> None:
-        channel = self.channel(request.channel)
-        channel.check_publish(self.user, member=channel.name in self.subscriptions)
-        command = said(channel.name, bytes(request.data), self.door.config.max_body_bytes)
-        await self.say(command, lambda outcome: self._stored(id, outcome))
+        await self.say(self._said(self.channel(request.channel), request), id, _published)
 
-    def _stored(self, id: int, outcome: Outcome) -> bytes:
+    def _publish_now(self, id: int, request: wire.PublishRequest) -> bool:
+        door, client = self.door, self.client
+        unstored = door.unstored(client)
+        room = door.rooms.get(request.channel)
+        if room is None or room.audience.crowded or unstored.full:
+            return False
+        client.received += 1
+        unstored.begin(partial(self._answer, id, _published))
+        try:
+            door.publish(self._said(room.channel, request), client, unstored)
+        except ChatError as error:
+            self._answer(id, _published, error)
+        return True
+
+    def _said(self, channel: Channel, request: wire.PublishRequest) -> Publish:
+        channel.check_publish(self.user, member=channel.name in self.subscriptions)
+        return said(channel.name, bytes(request.data), self.door.config.max_body_bytes)
+
+    def _answer(self, id: int, result: Callable[[Stamp | None], wire.Result], outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
-            return self.failure(id, outcome)
-        return self.codec.reply(id, wire.PublishResult())
+            error = outcome if isinstance(outcome, ChatError) else InternalError()
+            self.client.answer(self.codec.failure(id, error))
+        else:
+            self.client.answer(self.codec.reply(id, result(outcome)))
 
     async def _presence(self, id: int, request: wire.PresenceRequest) -> wire.PresenceResult:
         members = self._members(request.channel)
@@ -316,6 +353,10 @@ class Session:
         """The server ends a subscription, once it is made."""
         async with self.subscriptions.making:
             self.subscriptions.drop(name, SERVER_UNSUBSCRIBE)
+
+
+def _published(stamp: Stamp | None) -> wire.PublishResult:
+    return _PUBLISHED
 
 
 def _name(data: bytes) -> str:

@@ -19,7 +19,8 @@ from aiohttp import hdrs, web
 from chatserver import frames
 from chatserver.aiohttp_private import has_send_buffer, take_over
 from chatserver.errors import ConnectionLost, Disconnect, PeerClosed, PolicyViolation
-from chatserver.frame_parser import PING, PONG, FrameParser, Other
+from chatserver.fanout import CHANGES
+from chatserver.frame_parser import CONTINUATION, PING, FrameParser, Item, Other
 
 SEND_BUFFER_BYTES: Final = 64 * 1024
 """Of the kernel, per connection. Fixed, as autotuning would let it grow to megabytes that no RSS shows."""
@@ -31,6 +32,15 @@ FRAMES_PER_TURN: Final = 32
 """So many frames of one connection are taken before the others have their turn."""
 
 CONTROL_FRAMES_PER_SECOND: Final = 100
+FRAGMENTS_PER_SECOND: Final = 1000
+"""Of those smaller than `FRAGMENT_BYTES`: nobody has a reason to cut a message so fine, and each costs as much as a
+message."""
+
+FRAGMENT_BYTES: Final = 16
+
+FRAMES_AFTER_END: Final = 1000
+"""So many frames are read, and thrown away, of a peer that was told the end, until it answers that. What one that
+floods had under way would be a hundred thousand."""
 
 READ_BYTES: Final = 64 * 1024
 """With so much waiting to be parsed nothing more is read: uvloop would take 8 MB of one connection in a row."""
@@ -61,20 +71,23 @@ class WebSocketTransport(asyncio.Protocol):
     """One WebSocket. `write` and friends are `chatserver.client.Transport`; `receive` is for the one who reads."""
 
     __slots__ = (
-        "_control_count",
-        "_control_since",
-        "_descriptor",
         "_frames",
         "_heard",
+        "_left",
         "_parser",
         "_reading_paused",
         "_resumed",
+        "_socket",
         "_socket_transport",
+        "_spent",
+        "_spent_since",
         "_waiter",
         "answer",
+        "descriptor",
         "lost",
         "paused",
         "subprotocol",
+        "take",
         "write",
     )
 
@@ -84,21 +97,26 @@ class WebSocketTransport(asyncio.Protocol):
         `binary`: binary messages are welcome; otherwise they end it with 1003.
         """
         self.write: Callable[[bytes], None] = _discard
+        self.descriptor = -1
         self.paused = False
         self.lost = True
         self.subprotocol = ""
         """That was selected."""
         self.answer: Callable[[bytes], None] = self._write
         """Where the pong to a ping goes."""
-        self._descriptor = -1
+        self.take: Callable[[str | bytes], bool] | None = None
+        """Is offered each message that comes while `receive` waits, in the turn in which it comes; what it doesn't
+        take, which it says by returning False, `receive` returns, and what it raises, `receive` raises."""
+        self._socket = -1
         self._parser = FrameParser(max_message_bytes, binary=binary)
+        self._left: Item | Exception | None = None
         self._heard = True
         self._reading_paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._frames = 0
-        self._control_count = 0
-        self._control_since = 0.0
+        self._spent = 0
+        self._spent_since = 0.0
 
     def accept(self, request: web.Request, protocols: Sequence[str] = ()) -> None:
         """Completes the handshake (section 4.2.2), and takes the connection over; the handler has to return
@@ -117,9 +135,9 @@ class WebSocketTransport(asyncio.Protocol):
         self._socket_transport = transport
         encrypted = transport.get_extra_info("sslcontext")
         if not encrypted:
-            self._descriptor = transport.get_extra_info("socket").fileno()
+            self._socket = transport.get_extra_info("socket").fileno()
         self.lost = False
-        self.write = self._way()
+        self._choose_way()
         take_over(request, transport, self)
         transport.set_write_buffer_limits(high=TLS_BUFFER_BYTES if encrypted else 0)  # pauses, if something waits
         self.write(switch)
@@ -132,10 +150,10 @@ class WebSocketTransport(asyncio.Protocol):
         Raises `Disconnect` when there will be none: the peer's end, or what it did wrong.
         """
         while True:
-            item = self._parser.next()
+            item = self._next()
             if item is None:
                 self._read_on()
-                await self._waiter  # type: ignore[misc]
+                await self._more()
                 continue
             self._frames += 1
             if self._frames % FRAMES_PER_TURN == 0:
@@ -145,14 +163,17 @@ class WebSocketTransport(asyncio.Protocol):
             self._take(item)
 
     async def discard(self) -> None:
-        """Reads, and throws away, until the peer closes or the connection is lost."""
-        while not self.lost:
+        """Reads, and throws away, until the peer closes or the connection is lost; `FRAMES_AFTER_END` at most."""
+        for _ in range(FRAMES_AFTER_END):
             try:
                 await self.receive()
             except (PeerClosed, ConnectionLost):
                 return
             except Disconnect:
                 continue
+        if not self.lost:
+            self._pause_reading()
+            await self._more()
 
     async def finish(self, written: Callable[[], bool]) -> None:
         """Waits until all is `written` and sent, then closes. `abort` ends the wait."""
@@ -189,10 +210,13 @@ class WebSocketTransport(asyncio.Protocol):
         """asyncio's: bytes have come."""
         self._heard = True
         self._parser.feed(data)
-        _wake(self._waiter)
-        if self._parser.waiting >= READ_BYTES and not self._reading_paused:
-            self._reading_paused = True
-            self._socket_transport.pause_reading()
+        waiter = self._waiter
+        if waiter and not waiter.done():  # or else whoever reads is at work
+            if self.take and self._taken(self.take):
+                return
+            _wake(waiter)
+        if self._parser.waiting >= READ_BYTES:
+            self._pause_reading()
 
     def eof_received(self) -> None:
         """asyncio's: the peer will send no more; that ends the connection."""
@@ -201,64 +225,100 @@ class WebSocketTransport(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio's: something waits for the kernel."""
         self.paused = True
-        if not self.lost:
-            self.write = self._way()
+        self._choose_way()
 
     def resume_writing(self) -> None:
         """asyncio's: the kernel has taken all of it."""
         self.paused = False
-        if not self.lost:
-            self.write = self._way()
+        self._choose_way()
         _wake(self._resumed)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's: it is over."""
         self._lose()
 
+    def _next(self) -> Item | None:
+        left, self._left = self._left, None
+        if isinstance(left, Exception):
+            raise left
+        return self._parser.next() if left is None else left
+
+    def _taken(self, take: Callable[[str | bytes], bool]) -> bool:
+        """All that has come is taken; or else the first that isn't is left for `receive`."""
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                item = self._parser.next()
+                if item is None:
+                    return True
+                if isinstance(item, Other) or not take(item):
+                    self._left = item
+                    return False
+        except Exception as error:
+            self._left = error
+        return False
+
     def _lose(self) -> None:
         self.lost = True
-        self.write = _discard
+        self.take = None
+        self._choose_way()
         _wake(self._waiter)
         _wake(self._resumed)
 
     def _read_on(self) -> None:
-        """Has `_waiter` wait until more has come. Raises `ConnectionLost` if nothing will."""
+        """Reads, if it was paused. Raises `ConnectionLost` if nothing more will come."""
         if self.lost:
             raise ConnectionLost
         if self._reading_paused:
             self._reading_paused = False
             self._socket_transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._socket_transport.pause_reading()
+
+    def _more(self) -> "asyncio.Future[None]":
+        """Is done when more has come, or nothing will any more."""
         self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
 
     def _write(self, data: bytes) -> None:
         self.write(data)
 
-    def _way(self) -> Callable[[bytes], None]:
+    def _choose_way(self) -> None:
         """Straight to the kernel where nothing waits for it: asyncio's way costs a third more than the call itself."""
-        return self._socket_transport.write if self.paused or self._descriptor < 0 else self._write_now
+        self.descriptor = -1 if self.paused or self.lost else self._socket
+        CHANGES.count += 1
+        if self.lost:
+            self.write = _discard
+        else:
+            self.write = self._socket_transport.write if self.descriptor < 0 else self._write_now
 
     def _write_now(self, data: bytes) -> None:
         try:
-            sent = os.write(self._descriptor, data)
+            sent = os.write(self._socket, data)
         except OSError:  # it takes none, or the connection is broken: the transport will find out
             sent = 0
         if sent != len(data):
             self._socket_transport.write(data[sent:])
 
     def _take(self, frame: Other) -> None:
+        if frame.opcode == CONTINUATION:
+            if len(frame.payload) < FRAGMENT_BYTES:
+                self._spend(1, "too many small fragments")
+            return
+        self._spend(FRAGMENTS_PER_SECOND // CONTROL_FRAMES_PER_SECOND, "too many control frames")
         if frame.opcode == PING:
-            self._count_control()
             self.answer(frames.pong(frame.payload))
-        elif frame.opcode == PONG:
-            self._count_control()
 
-    def _count_control(self) -> None:
+    def _spend(self, fragments: int, problem: str) -> None:
+        """As much as so many small fragments. Raises `PolicyViolation` for more than a second allows."""
         now = asyncio.get_running_loop().time()
-        if now - self._control_since > 1:
-            self._control_since, self._control_count = now, 0
-        self._control_count += 1
-        if self._control_count > CONTROL_FRAMES_PER_SECOND:
-            raise PolicyViolation("too many control frames")
+        if now - self._spent_since > 1:
+            self._spent_since, self._spent = now, 0
+        self._spent += fragments
+        if self._spent > FRAGMENTS_PER_SECOND:
+            raise PolicyViolation(problem)
 
     def _socket_option(self, option: int, value: int | bytes) -> None:
         """A Unix socket may refuse, and one that the peer has broken."""

@@ -1,7 +1,6 @@
 """The messages of one connection that are on their way into the store."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeAlias
@@ -13,8 +12,8 @@ from chatserver.store import Stamp
 UNSTORED: Final = 64
 """So many messages of one connection may be on their way."""
 
-Answer: TypeAlias = Callable[[Stamp | Exception], bytes]
-"""The piece that tells a sender what became of a message; empty if that goes without saying."""
+Answer: TypeAlias = Callable[[Stamp | Exception], None]
+"""Tells a sender what became of a message, unless that goes without saying."""
 
 
 class Unstored:
@@ -27,7 +26,7 @@ class Unstored:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._waiting: deque[list[bytes] | None] | tuple[()] = ()
+        self._waiting: list[list[bytes] | None] = []
         """For each of them, what is to be told after it; None: nothing."""
         self._answered: asyncio.Event | None = None
         self._answer: Answer = _silent
@@ -39,8 +38,13 @@ class Unstored:
         self._answer = answer
         self.taken = False
 
+    @property
+    def full(self) -> bool:
+        """So many are on their way that the next has to wait."""
+        return len(self._waiting) >= UNSTORED
+
     async def ready(self) -> None:
-        """Waits while too many are on their way."""
+        """Waits while it is full."""
         await self._fewer_than(UNSTORED)
 
     async def settle(self) -> None:
@@ -50,14 +54,12 @@ class Unstored:
     def add(self) -> Answered:
         """One more; to be called when it is known what became of it."""
         self.taken = True
-        if not isinstance(self._waiting, deque):
-            self._waiting = deque()
         self._waiting.append(None)
         return partial(self._tell, self._answer)
 
     def tell(self, piece: bytes) -> None:
         """Answers come in the order of what they answer: this one after those to messages that are on their way."""
-        if not isinstance(self._waiting, deque):
+        if not self._waiting:
             self._client.push(piece)
             return
         replies = self._waiting[-1] = self._waiting[-1] or []
@@ -71,16 +73,13 @@ class Unstored:
             await self._answered.wait()
 
     def _tell(self, answer: Answer, outcome: Stamp | Exception) -> None:
-        assert isinstance(self._waiting, deque)
-        replies = self._waiting.popleft()
-        if not self._waiting:
-            self._waiting = ()
+        replies = self._waiting.pop(0)
         if self._answered:
             self._answered.set()
-        self._client.push(answer(outcome))
+        answer(outcome)
         for reply in replies or ():
             self._client.push(reply)
 
 
-def _silent(outcome: Stamp | Exception) -> bytes:
-    return b""
+def _silent(outcome: Stamp | Exception) -> None:
+    return None

@@ -31,7 +31,7 @@ from chatserver.errors import (
     Unrecoverable,
 )
 from chatserver.keys import share
-from chatserver.message import Info, Position, Refused
+from chatserver.message import Command, Info, Position, Refused
 from chatserver.pool import Pool
 from chatserver.protocol import Simple
 from chatserver.room import Room
@@ -39,6 +39,7 @@ from chatserver.rooms import Retention, Rooms
 from chatserver.store import Stamp, open_store
 from chatserver.tokens import BadToken, ConnectionClaims, ExpiredToken, KeysUnavailable
 from chatserver.transport import HANDED_OVER, WebSocketTransport
+from chatserver.unstored import Unstored
 
 logger = logging.getLogger(__name__)
 
@@ -161,14 +162,13 @@ class Endpoint:
             context.report(logger, logging.INFO, "connected", address=client.address, room=room.name)
             await self._enter(client, room, visit)
             del visit, claims  # as above
-            bad = 0
+            member = _Member(self._door, self._codec, client, room)
+            transport.take = member.take
             while not client.ending:
                 text = await transport.receive()
                 assert isinstance(text, str)
-                client.received += 1
-                bad = 0 if await self._answer(client, text, room) else bad + 1
-                if bad == BAD_FRAMES:
-                    raise PolicyViolation("too many bad frames")
+                if not client.ending:
+                    await member.answer(text)
         finally:
             if expiry:
                 expiry.cancel()
@@ -194,28 +194,76 @@ class Endpoint:
             client.enqueue(Refused(error.code, str(error)))
             raise InsufficientState from None
 
-    async def _answer(self, client: Client, text: str, room: Room) -> bool:
-        """Handles one frame; what it asks for wrongly is answered. False: it was no command at all."""
-        unstored = self._door.unstored(client)
-        try:
-            command = self._codec.decode(text, room.name)
-        except ChatError as error:
-            unstored.tell(self._refusal(error))
+
+class _Member:
+    """A client in the room that it came for: what it says there. What it asks for wrongly is answered."""
+
+    __slots__ = ("_bad", "_client", "_codec", "_door", "_room")
+
+    def __init__(self, door: Door, codec: Simple, client: Client, room: Room) -> None:
+        self._door = door
+        self._codec = codec
+        self._client = client
+        self._room = room
+        self._bad = 0
+
+    def take(self, frame: str | bytes) -> bool:
+        """Handles one frame, if nothing has to be waited for; False if something has. Raises `Disconnect`."""
+        client, door = self._client, self._door
+        unstored = door.unstored(client)
+        if client.ending or door.checks is None or unstored.full or self._room.audience.crowded:
             return False
+        assert isinstance(frame, str)
+        command = self._understand(frame, unstored)
+        if command:
+            try:
+                door.publish(command, client, unstored)
+            except ChatError as error:
+                unstored.tell(self._refusal(error))
+        return True
+
+    async def answer(self, text: str) -> None:
+        """Handles one frame. Raises `Disconnect`."""
+        unstored = self._door.unstored(self._client)
+        command = self._understand(text, unstored)
+        if not command:
+            return
         try:
-            room.channel.check_publish(client.info.user, member=True)
-            unstored.begin(self._refusal)
-            reply = await self._door.handler(command, client)
+            reply = await self._door.handler(command, self._client)
         except ChatError as error:
             unstored.tell(self._refusal(error))
         else:
             if reply:
                 unstored.tell(self._codec.encode(reply))
-        return True
 
-    def _refusal(self, outcome: Stamp | Exception) -> bytes:
+    def _understand(self, text: str, unstored: Unstored) -> Command | None:
+        """What is to be done; None if it was refused."""
+        client, room = self._client, self._room
+        client.received += 1
+        try:
+            command = self._codec.decode(text, room.name)
+        except ChatError as error:
+            unstored.tell(self._refusal(error))
+            self._bad += 1
+            if self._bad == BAD_FRAMES:
+                raise PolicyViolation("too many bad frames") from None
+            return None
+        self._bad = 0
+        try:
+            room.channel.check_publish(client.info.user, member=True)
+        except ChatError as error:
+            unstored.tell(self._refusal(error))
+            return None
+        unstored.begin(self._tell)
+        return command
+
+    def _tell(self, outcome: Stamp | Exception) -> None:
         """The sender's own copy says that a message is stored."""
-        return self._codec.encode(Refused(outcome.code, str(outcome))) if isinstance(outcome, ChatError) else b""
+        if isinstance(outcome, ChatError):
+            self._client.push(self._refusal(outcome))
+
+    def _refusal(self, error: ChatError) -> bytes:
+        return self._codec.encode(Refused(error.code, str(error)))
 
 
 def _identify(client: Client, name: str, claims: ConnectionClaims | None) -> asyncio.TimerHandle | None:

@@ -30,6 +30,21 @@ class Frame:
         return int.from_bytes(self.payload[:2], "big")
 
 
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bool = True, rsv: int = 0) -> bytes:
+    """A frame as clients send it, well-formed or not."""
+    first = (0x80 if fin else 0) | rsv << 4 | opcode
+    length = len(payload)
+    size = (
+        bytes([length | mask << 7])
+        if length < 126
+        else bytes([126 | mask << 7]) + length.to_bytes(2, "big")
+        if length < 65536
+        else bytes([127 | mask << 7]) + length.to_bytes(8, "big")
+    )
+    key = b"\0\0\0\0" if mask else b""  # a key of zeros leaves the payload as it is
+    return bytes([first]) + size + key + payload
+
+
 class RawClient:
     """One connection; `status` and `headers` are those of the answer to the handshake."""
 
@@ -72,17 +87,7 @@ class RawClient:
 
     def send(self, opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bool = True, rsv: int = 0) -> None:
         """Sends one frame, well-formed or not."""
-        first = (0x80 if fin else 0) | rsv << 4 | opcode
-        length = len(payload)
-        size = (
-            bytes([length | mask << 7])
-            if length < 126
-            else bytes([126 | mask << 7]) + length.to_bytes(2, "big")
-            if length < 65536
-            else bytes([127 | mask << 7]) + length.to_bytes(8, "big")
-        )
-        key = b"\0\0\0\0" if mask else b""  # a key of zeros leaves the payload as it is
-        self.writer.write(bytes([first]) + size + key + payload)
+        self.writer.write(frame(opcode, payload, fin=fin, mask=mask, rsv=rsv))
 
     def say(self, text: str) -> None:
         """Sends a text frame."""

@@ -71,6 +71,7 @@ ENGINE = (
     "keyset",
     "tokens",
     "client",
+    "fanout",
     "feed",
     "pulse",
     "signals",

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from chatserver.chain import Handler, Middleware, compose
+from chatserver.chain import Check, Handler, Middleware, checks, compose
 from chatserver.client import Client
 from chatserver.errors import ChatError, Disconnect, InternalError
 from chatserver.guard import FAILURES
@@ -386,15 +386,22 @@ async def test_one_stall_of_the_loop_switches_no_middleware_off(clock: Clock) ->
     assert all(message.done() and (message.exception() or message.result()) for message in running)
 
 
-async def test_one_of_ours_is_trusted_and_its_fault_is_a_bug_that_is_seen() -> None:
-    class Ours:
-        trusted = True
+class Ours(Check):
+    """Fails for one body."""
 
-        async def __call__(self, command: Command, client: Client, handler: Handler) -> Event | None:
-            if not isinstance(command, Publish) or command.body == "boom":
-                raise ZeroDivisionError
-            return await handler(replace(command, body=command.body.upper()), client)
+    def check(self, command: Command, client: Client) -> None:
+        if command.body == "boom":
+            raise ZeroDivisionError
 
+
+def test_only_where_there_are_nothing_but_checks_they_are_all() -> None:
+    one, other = Ours(), Ours()
+    assert checks([]) == []
+    assert checks([one, other]) == [one, other]
+    assert checks([one, shout]) is None
+
+
+async def test_a_check_is_trusted_and_its_fault_is_a_bug_that_is_seen() -> None:
     heard: list[Command] = []
 
     async def hear(command: Command, client: Client) -> Event | None:
@@ -406,4 +413,4 @@ async def test_one_of_ours_is_trusted_and_its_fault_is_a_bug_that_is_seen() -> N
         with pytest.raises(ZeroDivisionError):
             await handler(Publish("boom"), make_client())
     assert await handler(Publish("a"), make_client()) == Notice("heard")
-    assert heard == [Publish("A")]
+    assert heard == [Publish("a")]

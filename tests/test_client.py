@@ -674,6 +674,45 @@ async def test_what_is_encoded_already_is_told_in_its_turn(client: Client, trans
     assert client.delivered == 3
 
 
+async def test_an_answer_leaves_a_client_level_and_goes_out_behind_what_was_told(
+    client: Client, transport: FakeTransport, feed: Feed
+) -> None:
+    client.follow(feed)
+    serve(client)
+    publish(feed, "a")
+    client.answer(CODEC.encode(Notice("answer")))
+    publish(feed, "b")
+    feed.flush()
+    assert len(transport.written) == 1
+    publish(feed, "c")
+    feed.flush()
+    assert told(transport) == ["a", "b", "answer", "c"]
+    client.disconnect(GoingAway())
+    assert client.delivered == 4
+
+
+async def test_an_answer_waits_for_all_that_its_client_follows(client: Client, transport: FakeTransport) -> None:
+    first, second = Feed(CODEC, 1 << 20), Feed(CODEC, 1 << 20)
+    for feed in (first, second):
+        client.follow(feed)
+    serve(client)
+    for feed in (first, second):
+        publish(feed, "told")
+    client.answer(CODEC.encode(Notice("answer")))
+    client.answer(b"")
+    first.flush()
+    assert not client.serve()
+    second.flush()
+    assert client.serve()
+    assert told(transport) == ["told", "told", "answer"]
+
+
+async def test_who_follows_nothing_is_answered(client: Client, transport: FakeTransport) -> None:
+    client.answer(CODEC.encode(Notice("answer")))
+    serve(client)
+    assert told(transport) == ["answer"]
+
+
 async def test_many_may_wait_until_not_much_is_left_to_tell(client: Client, transport: FakeTransport) -> None:
     tell(client, *["x" * 30_000] * 9)
     waiting = [asyncio.create_task(client.emptied()) for _ in range(3)]

@@ -1,11 +1,13 @@
 """A feed and its followers, without a pool."""
 
+import socket
 from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
 
 from chatserver.client import WRITE_BYTES, Client
+from chatserver.fanout import CHANGES
 from chatserver.feed import Feed
 from chatserver.protocol import Simple
 from tests.fakes import FakeTransport, make_client
@@ -115,6 +117,92 @@ def test_a_flush_stops_once_it_has_write_bytes(feed: Feed, sizes: list[int], wri
         feed.flush()
     assert len(transport.written) == writes
     assert len(transport.wire) == sum(sizes)
+
+
+@pytest.fixture
+def begun(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Client]]:
+    """Of five clients two were written to; `told` and `untold` are these and the others."""
+    monkeypatch.setattr("chatserver.feed.FLUSH_CLIENTS", 2)
+    members = [follower(feed, level=True) for _ in range(5)]
+    feed.append(b"a")
+    feed.flush()
+    return {
+        "told": [client for client, transport in members if transport.written],
+        "untold": [client for client, transport in members if not transport.written],
+    }
+
+
+def wire(client: Client) -> bytes:
+    assert isinstance(client.transport, FakeTransport)
+    return client.transport.wire
+
+
+def test_a_flush_to_many_goes_on_with_the_next(feed: Feed, begun: dict[str, list[Client]]) -> None:
+    assert (len(begun["told"]), len(begun["untold"])) == (2, 3)
+    unfinished = []
+    for _ in range(3):
+        unfinished.append(feed.unfinished)
+        feed.append(b"b")
+        feed.flush()
+    assert unfinished == [True, True, False]
+    while feed.unfinished or feed.pending_bytes:
+        feed.flush()
+    assert [wire(client) for client in begun["told"] + begun["untold"]] == [b"abbb"] * 5
+
+
+def test_whoever_has_another_descriptor_is_asked_for_it(feed: Feed) -> None:
+    _, transport = follower(feed, level=True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport.descriptor = ours.fileno()
+        CHANGES.count += 1
+        for piece in (b"a", b"b"):
+            feed.append(piece)
+            feed.flush()
+        assert theirs.recv(10) == b"ab"
+        assert not transport.written
+        transport.descriptor = -1
+        CHANGES.count += 1
+        feed.append(b"c")
+        feed.flush()
+        assert transport.written == [b"c"]
+
+
+def test_who_came_or_went_since_the_last_flush_is_written_to_or_not(feed: Feed) -> None:
+    members = [follower(feed, level=True)[0] for _ in range(3)]
+    feed.append(b"a")
+    feed.flush()
+    feed.leave(members[0])
+    late, _ = follower(feed, level=True)
+    feed.append(b"b")
+    feed.flush()
+    assert [wire(client) for client in (*members, late)] == [b"a", b"ab", b"ab", b"b"]
+
+
+def test_who_parts_before_a_flush_came_to_it_pulls_what_it_misses(feed: Feed, begun: dict[str, list[Client]]) -> None:
+    feed.trim()
+    late, told = begun["untold"][0], begun["told"][0]
+    feed.part(late)
+    feed.part(told)
+    feed.flush()
+    assert (wire(late), feed.pull(late), feed.pull(told)) == (b"", [b"a"], [])
+    assert feed.even(late)
+
+
+def test_who_leaves_before_a_flush_came_to_it_has_had_nothing(feed: Feed, begun: dict[str, list[Client]]) -> None:
+    late, told = begun["untold"][0], begun["told"][0]
+    feed.leave(late)
+    feed.leave(told)
+    assert (late.delivered, told.delivered) == (0, 1)
+    feed.flush()
+    assert wire(late) == b""
+
+
+def test_what_is_dropped_is_told_to_nobody_more(feed: Feed, begun: dict[str, list[Client]]) -> None:
+    feed.drop()
+    assert not feed.unfinished
+    feed.flush()
+    assert [wire(client) for client in begun["untold"]] == [b""] * 3
 
 
 def test_a_newcomer_pulls_what_came_after_it_once(feed: Feed) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chatserver import frames
@@ -179,6 +179,19 @@ async def test_an_event_for_one_keeps_its_place_among_those_for_all(pool: Pool, 
     await clock.push(MOMENT)
     assert told(alice[1]) == ["1", "for alice", "2"]
     assert told(bob[1]) == ["1", "2", "for bob"]
+
+
+async def test_who_is_answered_hears_it_in_one_write_with_what_everybody_hears(pool: Pool, clock: Clock) -> None:
+    members = await enter_level(pool, clock, 4)
+    say(pool, "hello")
+    await clock.push(MOMENT)
+    say(pool, "a")
+    for client, _ in members[::2]:
+        client.answer(CODEC.encode(Notice("stored")))
+    say(pool, "b")
+    await clock.push(MOMENT)
+    assert [told(transport)[1:] for _, transport in members] == [["a", "b", "stored"], ["a", "b"]] * 2
+    assert [len(transport.written) for _, transport in members] == [2] * 4
 
 
 async def test_a_broadcast_bigger_than_a_write_is_cut_and_arrives_in_order(pool: Pool, clock: Clock) -> None:
@@ -991,6 +1004,10 @@ class Member:
     client: Client
     transport: FakeTransport
     expected: list[str] = field(default_factory=list)
+    alone: set[str] = field(default_factory=set)
+    """Of these, what nobody else was told."""
+    answers: set[str] = field(default_factory=set)
+    """Of those, what may come behind what was told to all later."""
     paused: bool = False
     ended: bool = False
     """By the test."""
@@ -1029,8 +1046,25 @@ class World:
 
     async def tell(self, number: int, size: int) -> None:
         if member := self.pick(number):
-            member.expected.append(self.body(size))
-            member.client.enqueue(Notice(member.expected[-1]))
+            body = self.body(size)
+            member.expected.append(body)
+            member.alone.add(body)
+            member.client.enqueue(Notice(body))
+
+    async def answer(self, number: int, size: int) -> None:
+        if member := self.pick(number):
+            body = self.body(size)
+            member.expected.append(body)
+            member.alone.add(body)
+            member.answers.add(body)
+            member.client.answer(CODEC.encode(Notice(body)))
+
+    async def interrupt(self, number: int, size: int) -> None:
+        """Tells one something while what was told to all is being written."""
+        await self.clock.push(MOMENT)
+        await self.broadcast(number, size)
+        await turns(1 + number % 4)
+        await (self.answer if number % 2 else self.tell)(size, size)
 
     async def pong(self, number: int, size: int) -> None:
         if member := self.pick(number):
@@ -1074,7 +1108,8 @@ class World:
     def check(self, member: Member) -> None:
         heard = self.heard(member)
         if not member.client.ending and not member.transport.lost:
-            assert heard == member.expected
+            assert len(heard) == len(member.expected)
+            check_order(member, heard)
             assert not member.client.parked
             return
         end = member.client.ending
@@ -1082,14 +1117,40 @@ class World:
             assert end
             assert heard.pop() == f"<close {end.code} {end}>"
             if not isinstance(end, Slow):
-                assert heard == member.expected
-        assert heard == member.expected[: len(heard)]
+                assert len(heard) == len(member.expected)
+        check_order(member, heard)
         assert member.transport.lost or member.client.close_sent
         assert member.ended or member.paused, "slow, but it always read"
 
 
-NAMES = ["enter", "broadcast", "broadcast_often", "tell", "pong", "pause", "resume", "leave", "lose", "turn", "wait"]
-OFTEN = ["broadcast", "tell", "pause", "resume", "turn"]
+def check_order(member: Member, heard: list[str]) -> None:
+    """All is heard in the order in which it was told, but that what all are told later may come before an answer."""
+    others = [body for body in member.expected if body not in member.answers]
+    told_others = [body for body in heard if body not in member.answers]
+    assert told_others == others[: len(told_others)]
+    alone = [body for body in heard if body in member.alone]
+    assert alone == [body for body in member.expected if body in alone]
+    for place, body in enumerate(heard):
+        if body in member.answers:
+            assert {*heard[:place]}.issuperset(member.expected[: member.expected.index(body)])
+
+
+NAMES = [
+    "enter",
+    "broadcast",
+    "broadcast_often",
+    "tell",
+    "answer",
+    "interrupt",
+    "pong",
+    "pause",
+    "resume",
+    "leave",
+    "lose",
+    "turn",
+    "wait",
+]
+OFTEN = ["broadcast", "tell", "answer", "pause", "resume", "turn"]
 OPERATIONS = st.lists(
     st.tuples(st.sampled_from(NAMES + OFTEN), st.integers(0, 11), st.integers(0, 60)), min_size=5, max_size=60
 )
@@ -1097,14 +1158,16 @@ OPERATIONS = st.lists(
 
 @contextlib.contextmanager
 def small_writes() -> Iterator[None]:
-    """Makes a flush as small as 200 bytes, so that short texts are cut into many writes."""
+    """Makes a flush as small as 200 bytes to one client, so that a few short texts to a few are cut into many."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch("chatserver.feed.FLUSH_CLIENTS", 1))
         for module in ("client", "feed", "audience"):
             stack.enter_context(mock.patch(f"chatserver.{module}.WRITE_BYTES", 200))
         yield
 
 
 @settings(PATIENT, max_examples=150)
+@example([("enter", 0, 0), ("interrupt", 0, 0), ("broadcast", 0, 0), ("answer", 1, 0), ("leave", 1, 0)])
 @given(OPERATIONS)
 async def test_everybody_hears_all_that_was_told_to_it_once_and_in_order(
     operations: list[tuple[str, int, int]],
@@ -1135,11 +1198,31 @@ async def test_the_slow_are_disconnected_and_nobody_else_loses_anything(operatio
                 await world.enter(0, 0)
             for name, number, size in operations:
                 await getattr(world, name)(number % 3 if name == "broadcast_often" else number, size)
-                if name in ("broadcast", "broadcast_often", "tell"):
+                if name in ("broadcast", "broadcast_often", "tell", "answer", "interrupt"):
                     await clock.push(0.003)
             await world.settle()
             for member in world.members:
                 world.check(member)
+
+
+async def test_while_many_are_told_others_have_their_turn(pool: Pool, clock: Clock) -> None:
+    members = await enter_level(pool, clock, 5)
+    say(pool, "hello")
+    await clock.push(MOMENT)
+    seen: set[int] = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(sum(len(transport.written) for _, transport in members))
+            await asyncio.sleep(0)
+
+    with mock.patch("chatserver.feed.FLUSH_CLIENTS", 2):
+        say(pool, "a")
+        looking = asyncio.create_task(look())
+        await clock.push(MOMENT)
+    looking.cancel()
+    assert [told(transport) for _, transport in members] == [["hello", "a"]] * 5
+    assert seen >= {7, 9, 10}
 
 
 async def test_a_client_that_comes_while_all_are_closed_is_closed_too(pool: Pool, clock: Clock) -> None:

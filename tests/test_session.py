@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -13,6 +12,7 @@ import jwt
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
+from msgspec.structs import replace
 
 from chatserver import Client, Event, Handler
 from chatserver.app import build
@@ -46,6 +46,8 @@ COMMANDS = [
     '{"id":9,"send":{}}\n\n{"id":9,"send":{}}',
     '{"id":9,"send":{}}\n\n',
     '\n{"id":9,"send":{}}',
+    "{\n}",
+    '{"id":9,\n"publish":{"channel":"r","data":1}}',
     '{"id":9}',
     '{"id":9,"nosuch":{}}',
     '{"id":9,"connect":{}}',
@@ -394,6 +396,46 @@ async def test_a_middleware_refuses_and_changes_what_is_said(form: str) -> None:
         await ann.ask("publish", channel="red", data={"n": 1, "body": "hi"})
         (said,) = (await ann.ask("history", channel="red", limit=-1))["history"]["publications"]
         assert said["data"] == {"n": 1, "body": "HI"}
+
+
+async def through(command: Publish, client: Client, handler: Handler) -> Event | None:
+    return await handler(command, client)
+
+
+SAID: dict[str, Any] = {
+    "said": {"channel": "red", "data": {"body": "hi"}},
+    "no text": {"channel": "red", "data": [1]},
+    "not to be said": {"channel": "red", "data": {"body": "\0"}},
+    "a room that nobody is in": {"channel": "pink", "data": 1},
+    "of no namespace": {"channel": "nosuch:x", "data": 1},
+    "no name": {"channel": "!", "data": 1},
+}
+
+
+async def told(port: int, form: str) -> tuple[list[Any], list[Any]]:
+    """The answers to `SAID`, and what comes of it, when each comes in a frame of its own, with pongs between."""
+    ann = await Peer.enter(port, form)
+    await ann.ask("subscribe", channel="red")
+    for number, request in enumerate([*SAID.values()] * 5, 1000):
+        ann.say(json.dumps({"id": number, "publish": request}))
+        ann.say("{}")
+    ann.say(json.dumps({"id": 2000, "history": {"channel": "red", "limit": 1}}))
+    heard = [await ann.hear()]
+    while heard[-1].get("id") != 2000:
+        heard.append(await ann.hear())
+    pushed = [each["push"]["pub"] for each in heard if "push" in each]
+    answers = sorted((each for each in heard[:-1] if "id" in each), key=lambda each: int(each["id"]))
+    return answers, [(each["offset"], each["data"], each["info"]["user"]) for each in pushed]
+
+
+@in_both_forms
+async def test_what_is_said_comes_to_the_same_whether_or_not_a_middleware_is_waited_for(form: str) -> None:
+    async with running() as port:
+        at_once = await told(port, form)
+    async with with_middleware(through) as port:
+        assert await told(port, form) == at_once
+    assert [offset for offset, *_ in at_once[1]] == [*range(1, 11)]
+    assert len(at_once[0]) == 5 * len(SAID)
 
 
 @in_both_forms

@@ -22,6 +22,7 @@ from chatserver.errors import (
     ProtocolError,
     UnsupportedData,
 )
+from chatserver.fanout import CHANGES
 from chatserver.transport import FRAMES_PER_TURN, HANDED_OVER, READ_BYTES, WebSocketTransport
 from tests import raw
 from tests.raw import RawClient
@@ -35,10 +36,10 @@ async def served() -> AsyncIterator[Connect]:
     """A function that makes a connection and returns both of its ends."""
     ends: asyncio.Queue[WebSocketTransport] = asyncio.Queue()
     finished = asyncio.Event()
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"max_message_bytes": 1000}
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        end = WebSocketTransport(1000, **settings)
+        end = WebSocketTransport(**settings)
         end.accept(request)
         ends.put_nowait(end)
         await finished.wait()
@@ -49,7 +50,7 @@ async def served() -> AsyncIterator[Connect]:
     app.router.add_get("/ws", handler)
     async with TestServer(app) as server:
 
-        async def connect(**given: bool) -> Pair:
+        async def connect(**given: int) -> Pair:
             settings.update(given)
             client = await RawClient.connect(server.port or 0)
             return client, await ends.get()
@@ -143,6 +144,103 @@ async def test_a_lost_connection(connect: Connect) -> None:
     await end.drained()
 
 
+class Taker:
+    """Takes messages, but for those that are said to be refused."""
+
+    def __init__(self, end: WebSocketTransport) -> None:
+        self.taken: list[str | bytes] = []
+        end.take = self.take
+
+    def take(self, frame: str | bytes) -> bool:
+        if frame == "boom":
+            raise PolicyViolation("boom")
+        if frame == "wait":
+            return False
+        self.taken.append(frame)
+        return True
+
+
+async def reading(end: WebSocketTransport) -> asyncio.Task[str | bytes]:
+    """Somebody who waits for the next message."""
+    task = asyncio.create_task(end.receive())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_what_comes_while_somebody_waits_for_it_is_taken_in_its_turn(connect: Connect) -> None:
+    client, end = await connect()
+    reader = await reading(end)
+    taker = Taker(end)
+    texts = [str(number) for number in range(2 * FRAMES_PER_TURN)]
+    for text in texts[:FRAMES_PER_TURN]:
+        client.say(text)
+        while len(taker.taken) <= int(text):
+            await asyncio.sleep(0)
+    for text in [*texts[FRAMES_PER_TURN:], "wait", "not taken"]:
+        client.say(text)
+    received = []
+    while "not taken" not in received:
+        received.append(await reader)
+        reader = asyncio.create_task(end.receive())
+    assert taker.taken[:FRAMES_PER_TURN] == texts[:FRAMES_PER_TURN]
+    assert [*taker.taken, *received] == [*texts, "wait", "not taken"]
+    reader.cancel()
+
+
+async def test_what_is_not_taken_is_received_before_what_comes_after_it(connect: Connect) -> None:
+    _, end = await connect()
+    taker = Taker(end)
+    end.data_received(raw.frame(raw.TEXT, b"nobody waits yet"))
+    assert await end.receive() == "nobody waits yet"
+    reader = await reading(end)
+    end.data_received(b"".join(raw.frame(raw.TEXT, text) for text in (b"1", b"wait", b"2")))
+    end.data_received(raw.frame(raw.TEXT, b"3"))
+    assert [await reader, await end.receive(), await end.receive()] == ["wait", "2", "3"]
+    assert taker.taken == ["1"]
+
+
+async def test_what_taking_raises_is_raised_to_whoever_receives(connect: Connect) -> None:
+    _, end = await connect()
+    taker = Taker(end)
+    reader = await reading(end)
+    end.data_received(raw.frame(raw.TEXT, b"1") + raw.frame(raw.TEXT, b"boom") + raw.frame(raw.TEXT, b"2"))
+    with pytest.raises(PolicyViolation, match="boom"):
+        await reader
+    assert taker.taken == ["1"]
+
+
+@pytest.mark.parametrize(("opcode", "payload"), [(raw.CLOSE, b""), (raw.TEXT, b"\xff"), (raw.BINARY, b"")])
+async def test_what_ends_it_ends_it_whoever_takes(connect: Connect, opcode: int, payload: bytes) -> None:
+    _, end = await connect()
+    taker = Taker(end)
+    reader = await reading(end)
+    end.data_received(raw.frame(raw.TEXT, b"1") + raw.frame(opcode, payload))
+    with pytest.raises(Disconnect):
+        await reader
+    assert taker.taken == ["1"]
+
+
+async def test_who_sends_a_lot_is_not_taken_all_at_once(connect: Connect) -> None:
+    _, end = await connect()
+    taker = Taker(end)
+    reader = await reading(end)
+    end.data_received(raw.frame(raw.TEXT, b"x") * (2 * FRAMES_PER_TURN))
+    assert len(taker.taken) == FRAMES_PER_TURN
+    assert await reader == "x"
+
+
+async def test_a_message_that_is_long_in_coming_is_waited_for(connect: Connect) -> None:
+    client, end = await connect(max_message_bytes=0)
+    taker = Taker(end)
+    reader = await reading(end)
+    client.say("x" * 20 * READ_BYTES)
+    async with asyncio.timeout(20):
+        while not taker.taken:
+            await asyncio.sleep(0)
+    assert taker.taken == ["x" * 20 * READ_BYTES]
+    reader.cancel()
+
+
 async def test_a_ping_is_answered_where_it_was_said(connect: Connect) -> None:
     client, end = await connect()
     answers: list[bytes] = []
@@ -175,8 +273,9 @@ async def test_control_frames_in_moderation(connect: Connect, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("payload", [b"", b"x"])
-async def test_fragments_without_end(connect: Connect, payload: bytes) -> None:
+async def test_fragments_without_end(connect: Connect, payload: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a message that never comes together nobody would hear otherwise."""
+    monkeypatch.setattr(transport, "FRAGMENTS_PER_SECOND", 10**9)  # somebody slow and patient
     client, end = await connect()
     client.send(raw.TEXT, fin=False)
     reading = asyncio.create_task(ends_with(end))
@@ -189,6 +288,29 @@ async def test_fragments_without_end(connect: Connect, payload: bytes) -> None:
     reason = await reading
     assert isinstance(reason, PolicyViolation)
     assert str(reason) == "fragments without end"
+
+
+async def test_messages_cut_to_pieces(connect: Connect) -> None:
+    """Each is a good one, but a flooder's frames cost as much as messages, and no limit of messages sees them."""
+    client, end = await connect(max_message_bytes=0)
+    for _ in range(transport.FRAGMENTS_PER_SECOND // 100 + 1):
+        client.send(raw.TEXT, fin=False)
+        for _ in range(100):
+            client.send(raw.CONTINUATION, b"x" * (transport.FRAGMENT_BYTES - 1), fin=False)
+        client.send(raw.CONTINUATION)
+    reason = await ends_with(end)
+    assert isinstance(reason, PolicyViolation)
+    assert str(reason) == "too many small fragments"
+
+
+async def test_a_long_message_in_pieces_of_some_size(connect: Connect) -> None:
+    client, end = await connect(max_message_bytes=0)
+    count = 2 * transport.FRAGMENTS_PER_SECOND
+    client.send(raw.TEXT, fin=False)
+    for _ in range(count):
+        client.send(raw.CONTINUATION, b"x" * transport.FRAGMENT_BYTES, fin=False)
+    client.send(raw.CONTINUATION)
+    assert len(await asyncio.wait_for(end.receive(), 30)) == count * transport.FRAGMENT_BYTES
 
 
 async def test_a_message_in_many_fragments_that_ends(connect: Connect) -> None:
@@ -266,6 +388,64 @@ def test_what_the_kernel_does_not_take_at_once_comes_in_order(
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(conversation())
+
+
+async def test_what_comes_after_the_end_is_thrown_away_until_the_peer_closes(connect: Connect) -> None:
+    client, end = await connect()
+    for _ in range(transport.FRAMES_AFTER_END // 2):
+        client.say("x")
+        client.send(raw.PING)  # soon too many: an error each
+    client.send(raw.CLOSE)
+    await asyncio.wait_for(end.discard(), 30)
+    assert not end.lost
+
+
+async def test_of_a_peer_that_floods_after_the_end_no_more_is_read(connect: Connect) -> None:
+    client, end = await connect()
+    discarding = asyncio.create_task(end.discard())
+    for _ in range(transport.FRAMES_AFTER_END):
+        client.say("x")
+    while not end._reading_paused:
+        await asyncio.sleep(0.01)
+    client.send(raw.CLOSE)
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    assert not discarding.done()
+    end.abort()
+    await asyncio.wait_for(discarding, 30)
+
+
+async def test_the_descriptor_is_there_only_while_nothing_waits(connect: Connect) -> None:
+    """Whoever writes to it would otherwise overtake what waits, or reach whoever has the number next; so would whoever
+    isn't told of the change.
+    """
+    before = CHANGES.count
+    client, end = await connect()
+    descriptor = end.descriptor
+    changes = [before, CHANGES.count]
+    assert descriptor == end._socket_transport.get_extra_info("socket").fileno()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    end.write(frames.text(bytes(20_000_000)))
+    assert (end.paused, end.descriptor) == (True, -1)
+    changes.append(CHANGES.count)
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    while end.paused:
+        await client.receive()
+    assert end.descriptor == descriptor
+    changes.append(CHANGES.count)
+    end.abort()
+    assert end.descriptor == -1
+    changes.append(CHANGES.count)
+    assert changes == sorted(set(changes))
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_a_lost_connection_has_no_descriptor(connect: Connect, how: str) -> None:
+    client, end = await connect()
+    getattr(client.writer.transport, how)()
+    while not end.lost:
+        await asyncio.sleep(0.01)
+    assert end.descriptor == -1
 
 
 async def test_finish_waits_until_all_is_sent(connect: Connect) -> None:

@@ -29,15 +29,15 @@ def piece(text: str) -> bytes:
     return CODEC.encode(Notice(text))
 
 
-def answers(name: str) -> Answer:
-    return lambda outcome: piece(f"{name}: {outcome.offset if isinstance(outcome, Stamp) else outcome}")
+def answers(client: Client, name: str) -> Answer:
+    return lambda outcome: client.push(piece(f"{name}: {outcome.offset if isinstance(outcome, Stamp) else outcome}"))
 
 
 def test_each_message_is_answered_as_it_was_said_that_it_should_be(client: Client, transport: FakeTransport) -> None:
     unstored = Unstored(client)
     answered = []
     for name in "ab":
-        unstored.begin(answers(name))
+        unstored.begin(answers(client, name))
         assert not unstored.taken
         answered.append(unstored.add())
         assert unstored.taken
@@ -52,7 +52,7 @@ def test_other_answers_wait_for_those_before_them(client: Client, transport: Fak
     unstored.tell(piece("1"))
     first = unstored.add()
     unstored.tell(piece("3"))
-    unstored.begin(lambda outcome: piece("4"))
+    unstored.begin(lambda outcome: client.push(piece("4")))
     second = unstored.add()
     unstored.tell(piece("5"))
     client.serve()

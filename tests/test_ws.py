@@ -15,13 +15,14 @@ from bench.load import check, run
 from chatserver.app import build
 from chatserver.client import Client
 from chatserver.config import Config
-from chatserver.errors import ChatError, StorageFull, StorageUnavailable, StorageUnsure
+from chatserver.errors import ChatError, Disconnect, StorageFull, StorageUnavailable, StorageUnsure
 from chatserver.journal import Answered
 from chatserver.keys import POOL, ROOMS
 from chatserver.message import Command, Position, Publish
 from chatserver.query import HISTORY
 from chatserver.records import data_of
 from chatserver.store import Entry, Stamp, Store
+from chatserver.unstored import UNSTORED
 from tests import raw
 from tests.raw import RawClient
 
@@ -612,3 +613,32 @@ async def test_what_was_on_its_way_when_its_sender_left_is_stored_and_heard(star
         release.set()
         assert await hear(bob, 1) == ["last words"]
     assert await log_of(server) == ["last words"]
+
+
+async def test_who_is_being_disconnected_says_nothing_any_more(start: Start) -> None:
+    server = await start(**QUIET)
+    alice = await enter(server)
+    (client,) = server.app[POOL].clients
+    client.disconnect(Disconnect("banned"))
+    alice.say(chat("one"))
+    alice.say(chat("two"))
+    assert await alice.until_closed() == 1008
+    await server.app[ROOMS].settle()
+    assert await log_of(server) == []
+
+
+async def test_whoever_sends_faster_than_it_is_stored_waits(start: Start) -> None:
+    server = await start(**QUIET)
+    alice = await enter(server)
+    (client,) = server.app[POOL].clients
+    texts = [str(number) for number in range(UNSTORED + 10)]
+    with held(server) as release:
+        for number, text in enumerate(texts):
+            alice.say(chat(text))
+            while client.received < min(number, UNSTORED):  # it takes them one by one
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert client.received == UNSTORED + 1
+        release.set()
+        assert await hear(alice, len(texts)) == texts
+    assert await log_of(server) == texts

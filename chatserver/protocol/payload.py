@@ -1,6 +1,7 @@
 """Payloads: JSON of any kind that goes through the server as it is."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -40,8 +41,12 @@ def payload(raw: bytes | Raw) -> str:
     return text
 
 
+@lru_cache(64)
 def body_of(payload: str) -> str | None:
-    """The text `body` of a payload that is an object with one; of several the last."""
+    """The text `body` of a payload that is an object with one; of several the last.
+
+    A message is asked for it several times on its way.
+    """
     if not payload.startswith("{"):
         return None
     body = bytes(_said(payload).body)
