@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from chatserver import frames
@@ -72,9 +72,12 @@ class Source(Protocol):
     def pull(self, client: "Client") -> list[bytes]:
         """The pieces that `client`, in a place of its own, hasn't had; they count as had from now on."""
 
+    pending_bytes: int
+    """Of the pieces that wait for a flush; it will come."""
+
     def mark(self, client: "Client") -> bool:
         """Something is to be written to `client`, so far level, once it has had all pieces so far; False if that may
-        take more than one flush."""
+        take more than one flush. A flush with which it has had them writes what `Client.take_answers` returns, too."""
 
     def reached(self, client: "Client") -> bool:
         """`client`, which is level, has had all that came before the last `mark`."""
@@ -168,7 +171,7 @@ class Client:
         self._wake = wake
         self._apart = False
         self._control = b""
-        self._queue: deque[bytes] | tuple[()] = ()  # a deque, also an empty one, takes 760 bytes
+        self._queue: deque[bytes] | tuple[bytes, ...] = ()  # a deque, also an empty one, takes 760 bytes
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
@@ -219,16 +222,19 @@ class Client:
         """`push` for what has a place behind all that was told before, but none before what is told after it: to keep
         that would have everybody who says something served by itself.
         """
-        if self._apart or self.ending or not piece or not all(source.mark(self) for source in self.sources):
+        if self._apart or self.ending or not piece or not self._mark():
             self.push(piece)
             return
-        self._put(piece)
+        self._queue = (*self._queue, piece)
+        self._queued += len(piece)
         self.delivered += 1
-        self._wake(self)
 
-    def follow_up(self, data: bytes) -> None:
-        """Writes `data` of the source that it follows to this client, which is level, and what waits for it alone."""
-        self.transport.write(data + self._take() if len(self.sources) == 1 else data)
+    def take_answers(self) -> bytes:
+        """What is to be written to this client, which is level, behind the data of a source that reached its mark."""
+        if len(self.sources) == 1:
+            return self._take()
+        self._wake(self)  # the others may not have come so far
+        return b""
 
     async def emptied(self) -> None:
         """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
@@ -318,6 +324,16 @@ class Client:
             self._send_close()
         return True
 
+    def _mark(self) -> bool:
+        coming = False
+        for source in self.sources:
+            if not source.mark(self):
+                return False
+            coming = coming or source.pending_bytes > 0
+        if not coming:  # with which the answer would go out
+            self._wake(self)
+        return True
+
     def _step_apart(self) -> None:
         answers: Iterable[bytes] = ()
         if not self._apart:
@@ -342,23 +358,30 @@ class Client:
     def _put(self, *pieces: bytes) -> None:
         if pieces:
             if not isinstance(self._queue, deque):
-                self._queue = deque()
+                self._queue = deque(self._queue)
             self._queue.extend(pieces)
             self._queued += sum(map(len, pieces))
 
     def _take(self) -> bytes:
         control, self._control = self._control, b""
-        pieces: list[bytes] = []
-        size = 0
-        while isinstance(self._queue, deque) and size < WRITE_BYTES:
-            piece = self._queue.popleft()
-            pieces.append(piece)
-            size += len(piece)
-            if not self._queue:
-                self._queue = ()
-        self._queued -= size
+        pieces = self._next()
         self._stir()
         return self.codec.join(pieces) + control if pieces else control
+
+    def _next(self) -> Sequence[bytes]:
+        """Takes about `WRITE_BYTES` off the queue; answers, while it has nothing else, are few."""
+        if not isinstance(self._queue, deque):
+            pieces, self._queue, self._queued = self._queue, (), 0
+            return pieces
+        taken: list[bytes] = []
+        size = 0
+        while self._queue and size < WRITE_BYTES:
+            taken.append(self._queue.popleft())
+            size += len(taken[-1])
+        if not self._queue:
+            self._queue = ()
+        self._queued -= size
+        return taken
 
     def _stir(self) -> None:
         if self._emptied:

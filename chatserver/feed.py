@@ -193,30 +193,25 @@ class Feed:
         return _Group(clients) if clients else None
 
     def _write(self, group: _Group) -> Collection[Client]:
-        marked = self._marked(group) if self._marks else ()
-        for client in marked:  # first, for they speak: what they say next comes while the others are written to
-            client.follow_up(self._data)
-        clients, descriptors = group.without(marked) if marked else (group.clients, group.descriptors)
-        short = self._write_all(clients, descriptors)
-        return [client for client in (*short, *marked) if client.transport.paused]
+        if not self._marks:
+            return _write(group.clients, group.descriptors, [self._data] * len(group.clients))
+        marked = self._marked(group)
+        clients, descriptors = group.without(marked)
+        return [  # first those who speak: what they say next comes while the others are written to
+            *_write(
+                marked,
+                [client.transport.descriptor for client in marked],
+                [self._data + client.take_answers() for client in marked],
+            ),
+            *_write(clients, descriptors, [self._data] * len(clients)),
+        ]
 
-    def _marked(self, group: _Group) -> Collection[Client]:
+    def _marked(self, group: _Group) -> Sequence[Client]:
         """Those of `group` for whom something may follow on what is written now; they have reached their marks."""
         marked = [client for client, place in self._marks.items() if place <= self._flushed and client in group.places]
         for client in marked:
             del self._marks[client]
         return marked
-
-    def _write_all(self, clients: Sequence[Client], descriptors: Sequence[int]) -> Collection[Client]:
-        """Returns those that the kernel didn't take all of it for."""
-        data, size = self._data, len(self._data)
-        sent = write_all(descriptors, data)
-        if sent.count(size) == len(sent):
-            return ()
-        short = [(client, count) for client, count in zip(clients, sent, strict=True) if count < size]
-        for client, count in short:
-            client.transport.write(data[count:])
-        return [client for client, _ in short]
 
     @property
     def _end(self) -> int:
@@ -258,3 +253,14 @@ class Feed:
             return False
         del self._unwritten[client]
         return True
+
+
+def _write(clients: Sequence[Client], descriptors: Sequence[int], data: Sequence[bytes]) -> Sequence[Client]:
+    """Writes to each of `clients` what `data` has for it. Returns those that can't take more."""
+    sent = write_all(descriptors, data)
+    if sum(sent) == sum(map(len, data)):
+        return ()
+    short = [each for each in zip(clients, data, sent, strict=True) if each[2] < len(each[1])]
+    for client, piece, count in short:
+        client.transport.write(piece[count:])
+    return [client for client, _, _ in short if client.transport.paused]

@@ -1,6 +1,7 @@
 """Client frames as RFC 6455 section 5.2 lays them out, made messages again."""
 
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
 from chatserver.errors import (
@@ -29,6 +30,16 @@ class Other(NamedTuple):
 
 Item: TypeAlias = str | bytes | Other
 
+Unmask: TypeAlias = Callable[[bytes, bytearray], None]
+"""Applies a key of four bytes to a payload, which it changes."""
+
+
+def unmask(key: bytes, payload: bytearray) -> None:
+    """`Unmask` (section 5.3), in one step: as one large number."""
+    length = len(payload)
+    mask = int.from_bytes((key * (length // 4 + 1))[:length], "little")
+    payload[:] = (int.from_bytes(payload, "little") ^ mask).to_bytes(length, "little")
+
 
 class FrameParser:
     """`feed` takes bytes as they come, `next` gives what stands in them, one frame at a time.
@@ -37,10 +48,23 @@ class FrameParser:
     however small the pieces are in which it comes.
     """
 
-    __slots__ = ("_at", "_binary", "_data", "_most", "_most_unfinished", "_opcode", "_over", "_parts", "_size", "_wire")
+    __slots__ = (
+        "_at",
+        "_binary",
+        "_data",
+        "_most",
+        "_most_unfinished",
+        "_opcode",
+        "_over",
+        "_parts",
+        "_size",
+        "_unmask",
+        "_wire",
+    )
 
-    def __init__(self, max_bytes: int, *, binary: bool) -> None:
+    def __init__(self, max_bytes: int, *, binary: bool, unmask: Unmask = unmask) -> None:
         """`max_bytes`: of a message; 0 is no limit. `binary`: binary messages are welcome."""
+        self._unmask = unmask
         self._most = max_bytes
         self._most_unfinished = 2 * max_bytes + 4096
         self._binary = binary
@@ -101,14 +125,13 @@ class FrameParser:
         end = start + length
         if end > len(data):
             return None
-        # Section 5.3. As one large number a payload is unmasked in one step.
-        mask = int.from_bytes((data[start - 4 : start] * (length // 4 + 1))[:length], "little")
-        payload = (int.from_bytes(data[start:end], "little") ^ mask).to_bytes(length, "little")
+        payload = bytearray(data[start:end])
+        self._unmask(bytes(data[start - 4 : start]), payload)
         if end == len(data):
             self._data, self._at = b"", 0
         else:
             self._at = end
-        return _text(payload) if whole else self._take(first, payload, end - at)
+        return _text(payload) if whole else self._take(first, bytes(payload), end - at)
 
     def _check(self, first: int, second: int) -> None:
         opcode, length = first & _OPCODE, second & _LENGTH
@@ -145,7 +168,7 @@ class FrameParser:
         return _text(whole) if self._opcode == TEXT else whole
 
 
-def _text(payload: bytes) -> str:
+def _text(payload: bytes | bytearray) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError:

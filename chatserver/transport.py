@@ -17,7 +17,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from chatserver import frames
-from chatserver.aiohttp_private import has_send_buffer, take_over
+from chatserver.aiohttp_private import find_unmask, has_send_buffer, take_over
 from chatserver.errors import ConnectionLost, Disconnect, PeerClosed, PolicyViolation
 from chatserver.fanout import CHANGES
 from chatserver.frame_parser import CONTINUATION, PING, FrameParser, Item, Other
@@ -47,6 +47,7 @@ READ_BYTES: Final = 64 * 1024
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: the kernel forgets unsent data at once
 _POLL_SECONDS: Final = 0.02
+_UNMASK: Final = find_unmask()
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
@@ -108,7 +109,7 @@ class WebSocketTransport(asyncio.Protocol):
         """Is offered each message that comes while `receive` waits, in the turn in which it comes; what it doesn't
         take, which it says by returning False, `receive` returns, and what it raises, `receive` raises."""
         self._socket = -1
-        self._parser = FrameParser(max_message_bytes, binary=binary)
+        self._parser = FrameParser(max_message_bytes, binary=binary, unmask=_UNMASK)
         self._left: Item | Exception | None = None
         self._heard = True
         self._reading_paused = False

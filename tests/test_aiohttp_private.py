@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import gc
+import os
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -16,10 +19,28 @@ from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.test_utils import TestServer
 
-from chatserver.aiohttp_private import Runner, has_send_buffer, take_over
+from chatserver.aiohttp_private import Runner, find_unmask, has_send_buffer, take_over
+from chatserver.frame_parser import unmask
 from chatserver.transport import HANDED_OVER
 from tests import raw
 from tests.raw import RawClient
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 7, 8, 9, 70_001])
+def test_aiohttp_unmasks_in_machine_code_as_we_do(length: int) -> None:
+    assert find_unmask() is not unmask
+    key, data = os.urandom(4), os.urandom(length)
+    theirs, ours = bytearray(data), bytearray(data)
+    find_unmask()(key, theirs)
+    unmask(key, ours)
+    assert theirs == ours == bytes(byte ^ key[place % 4] for place, byte in enumerate(data))
+
+
+@pytest.mark.parametrize("module", [None, ModuleType("mask")])
+def test_what_aiohttp_has_no_more_is_done_by_us(module: ModuleType | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp._websocket.mask", module)
+    assert find_unmask() is unmask
+
 
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
