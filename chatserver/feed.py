@@ -1,11 +1,11 @@
 """The recent frames of one audience in one codec, and who has had how much of them."""
 
 from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Final
 
 from chatserver.client import WRITE_BYTES, Client
-from chatserver.fanout import CHANGES, write_all
+from chatserver.fanout import CHANGES, write_all, write_each
 from chatserver.protocol import Codec
 
 FLUSH_CLIENTS: Final = 2000
@@ -193,18 +193,15 @@ class Feed:
         return _Group(clients) if clients else None
 
     def _write(self, group: _Group) -> Collection[Client]:
+        data = self._data
         if not self._marks:
-            return _write(group.clients, group.descriptors, [self._data] * len(group.clients))
+            return _unable(group.clients, data, write_all(group.descriptors, data))
         marked = self._marked(group)
+        answers = [client.take_answers() for client in marked]
+        # They speak, so they are the first: what they say next comes while the others are written to.
+        sent = write_each([client.transport.descriptor for client in marked], data, answers)
         clients, descriptors = group.without(marked)
-        return [  # first those who speak: what they say next comes while the others are written to
-            *_write(
-                marked,
-                [client.transport.descriptor for client in marked],
-                [self._data + client.take_answers() for client in marked],
-            ),
-            *_write(clients, descriptors, [self._data] * len(clients)),
-        ]
+        return [*_unable(marked, data, sent, answers), *_unable(clients, data, write_all(descriptors, data))]
 
     def _marked(self, group: _Group) -> Sequence[Client]:
         """Those of `group` for whom something may follow on what is written now; they have reached their marks."""
@@ -255,12 +252,16 @@ class Feed:
         return True
 
 
-def _write(clients: Sequence[Client], descriptors: Sequence[int], data: Sequence[bytes]) -> Sequence[Client]:
-    """Writes to each of `clients` what `data` has for it. Returns those that can't take more."""
-    sent = write_all(descriptors, data)
-    if sum(sent) == sum(map(len, data)):
+def _unable(
+    clients: Sequence[Client], data: bytes, sent: Sequence[int], answers: Sequence[bytes] = ()
+) -> Collection[Client]:
+    """Has the transports of `clients` take what the kernel didn't. Returns those that can't take more."""
+    if sum(sent) == len(data) * len(sent) + sum(map(len, answers)):
         return ()
-    short = [each for each in zip(clients, data, sent, strict=True) if each[2] < len(each[1])]
-    for client, piece, count in short:
-        client.transport.write(piece[count:])
-    return [client for client, _, _ in short if client.transport.paused]
+    unable = []
+    for client, count, answer in zip(clients, sent, answers or repeat(b""), strict=False):
+        if count < len(data) + len(answer):
+            client.transport.write((data + answer)[count:])
+            if client.transport.paused:
+                unable.append(client)
+    return unable

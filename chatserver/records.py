@@ -19,7 +19,7 @@ Said: TypeAlias = tuple[str | None, Info]
 """The text of a message, if it has one, and who said it: what is at hand needn't be read out of the record again."""
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
     body: str
 
 
@@ -37,6 +37,7 @@ class _Meta(msgspec.Struct, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
 _decode_meta = msgspec.json.Decoder(_Meta).decode
 
 
@@ -63,8 +64,10 @@ def _meta_of(info: Info) -> str | None:
 
 def said(room: str, raw: bytes, max_body_bytes: int, *, key: str | None = None) -> Publish:
     """The command that says the payload `raw`. Raises `BadRequest`, and `ChatError` for a text that nobody may say."""
-    data = payload(raw)
-    body = body_of(data) or ""
+    data, body = "", _just_text(raw)
+    if body is None:
+        data = payload(raw)
+        body = body_of(data) or ""
     check_body(body, max_body_bytes)
     return Publish(body, room, data, key)
 
@@ -98,6 +101,17 @@ def messages_of(records: Iterable[Record], channel: Channel) -> list[Message]:
 def speaker(record: Record) -> Info | None:
     """Who said `record`; None for a program."""
     return _info(_decode_meta(record.meta).info) if record.meta else None
+
+
+def _just_text(raw: bytes) -> str | None:
+    """The text of a payload that is what `data_of` makes of one; None for others. It is no use to keep more of it."""
+    if not raw.startswith(b'{"body":"'):
+        return None
+    try:
+        text = _decode_body(raw).body
+    except ValueError:
+        return None
+    return text if _encode(_Body(text)) == raw else None
 
 
 def _is_json(data: str) -> bool:

@@ -119,11 +119,13 @@ class Session:
         if command is None:
             return False
         request = command.request
-        if request is None:
-            self.client.received += 1
-            self._hear_pong()
-            return True
-        return isinstance(request, wire.PublishRequest) and self._publish_now(command.id, request)
+        if isinstance(request, wire.PublishRequest):
+            return self._publish_now(command.id, request)
+        if request or command.id:
+            return False
+        self.client.received += 1
+        self._hear_pong()
+        return True
 
     def close(self) -> None:
         """The connection is over."""

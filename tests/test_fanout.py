@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chatserver.fanout import write_all
+from chatserver.fanout import write_all, write_each
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -36,13 +36,18 @@ def fill(sock: socket.socket) -> None:
 
 
 def test_everybody_gets_all_of_it(pairs: list[Pair]) -> None:
-    words = [b"a", b"word", b"to", b"each", b"one"]
-    assert write_all(descriptors(pairs), words) == [1, 4, 2, 4, 3]
-    assert [theirs.recv(100) for _, theirs in pairs] == words
+    assert write_all(descriptors(pairs), b"hello") == [5] * 5
+    assert [theirs.recv(100) for _, theirs in pairs] == [b"hello"] * 5
+
+
+def test_everybody_gets_something_of_its_own_behind_it(pairs: list[Pair]) -> None:
+    assert write_each(descriptors(pairs), b"hello", [b"", b" you", b"", b"!", b"?"]) == [5, 9, 5, 6, 6]
+    heard = [theirs.recv(100) for _, theirs in pairs]
+    assert heard == [b"hello", b"hello you", b"hello", b"hello!", b"hello?"]
 
 
 def test_nobody(pairs: list[Pair]) -> None:
-    assert write_all([], []) == []
+    assert write_all([], b"hello") == write_each([], b"hello", []) == []
 
 
 def test_those_that_take_none_cost_the_others_nothing(pairs: list[Pair]) -> None:
@@ -51,13 +56,13 @@ def test_those_that_take_none_cost_the_others_nothing(pairs: list[Pair]) -> None
     gone[1].close()
     ours = descriptors(pairs)
     closed[0].close()
-    assert write_all([*ours, -1], [b"hello"] * 6) == [0, 5, 0, 5, 0, 0]
+    assert write_all([*ours, -1], b"hello") == [0, 5, 0, 5, 0, 0]
     assert [theirs.recv(100) for _, theirs in (pairs[1], pairs[3])] == [b"hello"] * 2
 
 
 def test_what_is_taken_in_part_is_told(pairs: list[Pair]) -> None:
     (ours, theirs), data = pairs[0], os.urandom(10_000_000)
-    (count,) = write_all([ours.fileno()], [data])
+    (count,) = write_all([ours.fileno()], data)
     assert 0 < count < len(data)
     ours.close()
     assert b"".join(iter(lambda: theirs.recv(1 << 20), b"")) == data[:count]

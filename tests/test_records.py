@@ -1,5 +1,7 @@
 """How what is said is kept in a log, and told again."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +101,33 @@ def test_a_payload_becomes_a_command() -> None:
     assert said("red", b"[1,\n2]", 100) == Publish("", "red", "[1,2]")
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.just("body") | st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@PATIENT
+@given(JSON | st.builds(lambda text: {"body": text}, st.text(max_size=9)), st.booleans())
+def test_a_payload_is_kept_byte_for_byte_but_for_the_space_between(value: object, ascii_only: bool) -> None:
+    raw = json.dumps(value, separators=(",", ":"), ensure_ascii=ascii_only)
+    try:
+        command = said("red", raw.encode(), 100)
+    except (BadRequest, BodyInvalid, UnicodeEncodeError):  # what is no text, or none that may be said
+        return
+    assert entry_of(command, "ann", INFO).data == raw
+    assert said("red", f" {raw}\n".encode(), 100).body == command.body
+
+
+def test_what_is_just_a_text_is_a_command_with_just_a_text() -> None:
+    assert said("red", b'{"body":"hi"}', 100) == Publish("hi", "red")
+    assert said("red", b'{"body":"h\\u0069"}', 100) == Publish("hi", "red", '{"body":"h\\u0069"}')
+    assert said("red", b'{"body":"a","body":"hi"}', 100) == Publish("hi", "red", '{"body":"a","body":"hi"}')
+
+
 @pytest.mark.parametrize(
     ("raw", "error"),
     [
@@ -106,6 +135,9 @@ def test_a_payload_becomes_a_command() -> None:
         (b"{", BadRequest),
         (b"NaN", BadRequest),
         (b'"\\ud800"', BadRequest),
+        (b'{"body":"a', BadRequest),
+        (b'{"body":"\xff"}', BadRequest),
+        (b'{"body":"a","b":' + b"[" * 5000, BadRequest),
         (b'{"body":"a\\u0000"}', BodyInvalid),
         (b'{"body":"abcd"}', BodyTooLong),
     ],

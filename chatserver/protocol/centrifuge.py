@@ -29,7 +29,7 @@ class _Form(ABC):
 
     @abstractmethod
     def _only(self, frame: str | bytes) -> wire.Command | None:
-        """What `command` returns, unchecked; may raise `ValueError`, `RecursionError` and `Malformed`, too."""
+        """What `command` returns; may raise `ValueError`, `RecursionError` and `Malformed`, too."""
 
     @abstractmethod
     def _piece(self, reply: wire.Reply) -> bytes: ...
@@ -39,10 +39,11 @@ class _Form(ABC):
         """One piece with all that is in `pieces`, of which some may be empty."""
 
     def command(self, frame: str | bytes) -> wire.Command | None:
-        """The command in a frame that has just one; None for others, and for what isn't understood at first sight."""
+        """The command in a frame that has just one, which may ask for nothing; None for others, and for what isn't
+        understood at first sight.
+        """
         try:
-            command = self._only(frame)
-            return command and _checked(command)
+            return self._only(frame)
         except (ValueError, RecursionError, Malformed):
             return None
 
