@@ -6,7 +6,7 @@ from typing import Final
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import Disconnect
 from chatserver.feed import Feed
-from chatserver.message import Changes, Event, Joined, Left
+from chatserver.message import Changes, Event, Joined, Left, Message
 from chatserver.protocol import Codec
 
 _NOTICES: Final = (Joined, Left, Changes)
@@ -44,6 +44,7 @@ class Audience:
         feed = self._feeds.get(kind)
         if feed is None:
             feed = self._feeds[kind] = Feed(kind[0], self._keep_bytes)
+            self._feeds = dict(sorted(self._feeds.items(), key=lambda each: id(each[0][0])))  # each codec's together
         client.follow(feed)
 
     def leave(self, client: Client) -> None:
@@ -53,16 +54,16 @@ class Audience:
 
     def broadcast(self, event: Event) -> None:
         """Tells `event` to all. Never waits: who broadcasts a lot pauses while the audience is `crowded`."""
-        notice = isinstance(event, _NOTICES)
-        pieces: dict[Codec, bytes] = {}
+        notice = not isinstance(event, Message) and isinstance(event, _NOTICES)
+        piece, encoded_by = b"", None
         heard: list[tuple[Feed, bytes]] = []
         for (codec, notices), feed in self._feeds.items():
             if not feed.followers or (notice and not notices):
                 continue
-            if codec not in pieces:
-                pieces[codec] = codec.encode(event)
-            if pieces[codec]:
-                heard.append((feed, pieces[codec]))
+            if codec is not encoded_by:
+                piece, encoded_by = codec.encode(event), codec
+            if piece:
+                heard.append((feed, piece))
         for feed, piece in heard:  # if a codec failed, nobody has heard anything
             feed.append(piece)
             self._dirty(feed)

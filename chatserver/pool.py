@@ -159,8 +159,9 @@ class Pool:
             client.abort()
 
     def _flush_soon(self, feed: Feed) -> None:
-        self._unflushed[feed] = None
-        self._work.set()
+        if feed not in self._unflushed:
+            self._unflushed[feed] = None
+            self._work.set()
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()

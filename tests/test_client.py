@@ -707,6 +707,25 @@ async def test_an_answer_waits_for_all_that_its_client_follows(client: Client, t
     assert told(transport) == ["told", "told", "answer"]
 
 
+async def test_an_answer_that_goes_out_with_what_all_are_told_wakes_nobody(
+    transport: FakeTransport, feed: Feed
+) -> None:
+    woken: list[Client] = []
+    client = make_client(transport, CODEC, wake=woken.append)
+    client.follow(feed)
+    serve(client)
+    woken.clear()
+    publish(feed, "a")
+    client.answer(CODEC.encode(Notice("one")))
+    client.answer(CODEC.encode(Notice("two")))
+    assert not woken
+    feed.flush()
+    client.answer(CODEC.encode(Notice("three")))
+    assert woken == [client]
+    serve(client)
+    assert told(transport) == ["a", "one", "two", "three"]
+
+
 async def test_who_follows_nothing_is_answered(client: Client, transport: FakeTransport) -> None:
     client.answer(CODEC.encode(Notice("answer")))
     serve(client)

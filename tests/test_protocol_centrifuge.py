@@ -616,6 +616,7 @@ MESSAGES = st.builds(
 @given(event=MESSAGES)
 def test_a_message_is_a_publication_live_and_later(form: Form, event: Message) -> None:
     assert told(form, form.encode(event)) == wire.Reply(push=wire.Push(event.room, publication(event)))
+    assert form.encode(event) == form.push(event.room, publication(event))
     history = wire.HistoryResult([publication(event)], "e", event.offset)
     assert told(form, form.reply(1, history)).history == history
 

@@ -38,6 +38,9 @@ class _Form(ABC):
     def _together(self, pieces: Sequence[bytes]) -> bytes:
         """One piece with all that is in `pieces`, of which some may be empty."""
 
+    def _message(self, message: Message) -> bytes:
+        return self.push(message.room, publication(message))
+
     def command(self, frame: str | bytes) -> wire.Command | None:
         """The command in a frame that has just one, which may ask for nothing; None for others, and for what isn't
         understood at first sight.
@@ -62,8 +65,8 @@ class _Form(ABC):
         return self._piece(wire.Reply(push=wire.Push(channel, **field)))
 
     def encode(self, event: Event) -> bytes:
-        if isinstance(event, Message):  # as `push` does, in half the time
-            return self._piece(wire.Reply(push=wire.Push(event.room, pub=publication(event))))
+        if isinstance(event, Message):
+            return self._message(event)
         if isinstance(event, Notice):
             return self.push("", wire.PushMessage(raw(_encode({"notice": event.body}))))
         if isinstance(event, Changes):
@@ -101,6 +104,12 @@ class Json(_Form):
 
     def _piece(self, reply: wire.Reply) -> bytes:
         return _encode(reply)
+
+    def _message(self, message: Message) -> bytes:
+        """What all of a room are told of nearly all messages is put together from what is there: in half the time."""
+        if not message.data or not message.info or not message.offset or message.tags:
+            return super()._message(message)
+        return f'{_opened(message.room)}{message.data}{_by(message.info)},"offset":{message.offset}}}}}}}'.encode()
 
 
 class Protobuf(_Form):
@@ -147,6 +156,16 @@ def publication(message: Message) -> wire.Publication:
 def client_info(info: Info) -> wire.ClientInfo:
     """Who somebody is, as clients are told; with each message of theirs."""
     return wire.ClientInfo(info.user, info.client, raw(info.conn), raw(info.chan))
+
+
+@lru_cache(SPEAKERS)
+def _opened(room: str) -> str:
+    return f'{{"push":{{"channel":{_encode(room).decode()},"pub":{{"data":'
+
+
+@lru_cache(SPEAKERS)
+def _by(info: Info) -> str:
+    return f',"info":{_encode(client_info(info)).decode()}'
 
 
 def _command(line: str | bytes) -> wire.Command:
