@@ -9,7 +9,7 @@ from chatserver.fanout import CHANGES, write_all, write_each
 from chatserver.protocol import Codec
 
 FLUSH_CLIENTS: Final = 2000
-"""So many are written to before others have their turn: about 10 ms."""
+"""So many are written to, of one audience or of several, before others have their turn: about 10 ms."""
 
 
 class _Group:

@@ -10,7 +10,7 @@ from chatserver.audience import Audience
 from chatserver.client import CLOSE_SECONDS, Client
 from chatserver.context import report
 from chatserver.errors import ConnectionLost, Disconnect, ServerFault, Slow
-from chatserver.feed import Feed
+from chatserver.feed import FLUSH_CLIENTS, Feed
 from chatserver.message import Event
 from chatserver.pulse import Pulse
 from chatserver.signals import Signals
@@ -64,6 +64,7 @@ class Pool:
         self._closing: list[Client] = []
         self._end: Disconnect | None = None
         self._unflushed: dict[Feed, None] = {}
+        self._unfinished = False  # the last flush left something to the next
         self._ready: dict[Client, None] = {}
         self._work = asyncio.Event()
         self._flushed = asyncio.Event()
@@ -175,11 +176,10 @@ class Pool:
             except Exception as error:  # the drain serves everybody: it goes on, whatever happens
                 report(logger, logging.ERROR, "flush failed", exc_info=error)
             pause = min(max(least, PAUSE_FACTOR * (loop.time() - started)), most)
-            unfinished = any(feed.unfinished for feed in self._unflushed)
-            await asyncio.sleep(0 if unfinished else started + pause - loop.time())
+            await asyncio.sleep(0 if self._unfinished else started + pause - loop.time())
 
     def _flush(self) -> None:
-        feeds, self._unflushed = self._unflushed, {}
+        feeds = self._due()
         for feed in feeds:
             self._flush_feed(feed)
         ready, self._ready = self._ready, {}
@@ -192,6 +192,22 @@ class Pool:
         self._flushed.set()
         self._flushed.clear()
 
+    def _due(self) -> list[Feed]:
+        """The feeds that are to be flushed now; the others are the first of the next flush, which is soon."""
+        waiting, self._unflushed = self._unflushed, {}
+        due: list[Feed] = []
+        clients = 0
+        for feed in waiting:
+            if clients < FLUSH_CLIENTS:
+                due.append(feed)
+                clients += feed.followers
+            else:
+                self._unflushed[feed] = None
+        self._unfinished = bool(self._unflushed)
+        if self._unfinished:
+            self._work.set()
+        return due
+
     def _flush_feed(self, feed: Feed) -> None:
         try:
             for client in feed.flush():
@@ -200,6 +216,7 @@ class Pool:
             report(logger, logging.ERROR, "flush failed", exc_info=error)
             for client in feed.drop():
                 client.disconnect(ServerFault())
+        self._unfinished = self._unfinished or feed.unfinished
         if feed.pending_bytes or feed.unfinished:
             self._flush_soon(feed)
 

@@ -1160,7 +1160,8 @@ OPERATIONS = st.lists(
 def small_writes() -> Iterator[None]:
     """Makes a flush as small as 200 bytes to one client, so that a few short texts to a few are cut into many."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch("chatserver.feed.FLUSH_CLIENTS", 1))
+        for module in ("feed", "pool"):
+            stack.enter_context(mock.patch(f"chatserver.{module}.FLUSH_CLIENTS", 1))
         for module in ("client", "feed", "audience"):
             stack.enter_context(mock.patch(f"chatserver.{module}.WRITE_BYTES", 200))
         yield
@@ -1205,24 +1206,49 @@ async def test_the_slow_are_disconnected_and_nobody_else_loses_anything(operatio
                 world.check(member)
 
 
+@pytest.fixture
+async def few_at_once() -> AsyncIterator[None]:
+    """Two clients are written to before others have their turn."""
+    with mock.patch("chatserver.feed.FLUSH_CLIENTS", 2), mock.patch("chatserver.pool.FLUSH_CLIENTS", 2):
+        yield
+
+
+async def looked_at(members: Sequence[tuple[Client, FakeTransport]], clock: Clock) -> list[int]:
+    """How many writes there were in each turn, while all that is to be written is."""
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(sum(len(transport.written) for _, transport in members))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    await clock.push(MOMENT)
+    looking.cancel()
+    return seen
+
+
+@pytest.mark.usefixtures("few_at_once")
 async def test_while_many_are_told_others_have_their_turn(pool: Pool, clock: Clock) -> None:
     members = await enter_level(pool, clock, 5)
     say(pool, "hello")
     await clock.push(MOMENT)
-    seen: set[int] = set()
-
-    async def look() -> None:
-        while True:
-            seen.add(sum(len(transport.written) for _, transport in members))
-            await asyncio.sleep(0)
-
-    with mock.patch("chatserver.feed.FLUSH_CLIENTS", 2):
-        say(pool, "a")
-        looking = asyncio.create_task(look())
-        await clock.push(MOMENT)
-    looking.cancel()
+    say(pool, "a")
+    assert {7, 9, 10} <= {*await looked_at(members, clock)}
     assert [told(transport) for _, transport in members] == [["hello", "a"]] * 5
-    assert seen >= {7, 9, 10}
+
+
+@pytest.mark.usefixtures("few_at_once")
+async def test_while_many_audiences_are_told_others_have_their_turn(pool: Pool, clock: Clock) -> None:
+    members, audiences = await enter_level(pool, clock, 6), [pool.audience() for _ in range(6)]
+    for (client, _), audience in zip(members, audiences, strict=True):
+        audience.join(client)
+    await clock.push(MOMENT)
+    for audience in audiences:
+        audience.broadcast(Message("alice", "a"))
+    seen = await looked_at(members, clock)
+    assert {2, 4, 6} <= {*seen} <= {0, 2, 4, 6}
+    assert [told(transport) for _, transport in members] == [["a"]] * 6
 
 
 async def test_a_client_that_comes_while_all_are_closed_is_closed_too(pool: Pool, clock: Clock) -> None:
