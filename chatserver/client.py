@@ -358,7 +358,7 @@ class Client:
     def _put(self, *pieces: bytes) -> None:
         if pieces:
             if not isinstance(self._queue, deque):
-                self._queue = deque(self._queue)
+                self._queue = deque()
             self._queue.extend(pieces)
             self._queued += sum(map(len, pieces))
 

@@ -1,5 +1,6 @@
 """Those who hear the same."""
 
+import contextlib
 from collections.abc import Sequence
 from unittest import mock
 
@@ -171,3 +172,14 @@ async def test_who_leaves_has_what_was_told_before_and_nothing_after(room: Room)
     room.audience.broadcast(Notice("c"))
     room.flush(leaver, stayer)
     assert (told(transport), told(other)) == (["a", "c"], ["a", "b", "c"])
+
+
+def test_each_codec_encodes_once_whoever_came_first(room: Room) -> None:
+    codecs = [Simple() for _ in range(5)]
+    with contextlib.ExitStack() as stack:
+        encodes = [stack.enter_context(mock.patch.object(codec, "encode", wraps=codec.encode)) for codec in codecs]
+        members = [room.enter(codec, notices=notices) for notices in (True, False) for codec in codecs]
+        room.audience.broadcast(Message("alice", "a"))
+    assert [encode.call_count for encode in encodes] == [1] * 5
+    room.flush(*(client for client, _ in members))
+    assert [told(transport) for _, transport in members] == [["a"]] * 10

@@ -726,6 +726,15 @@ async def test_an_answer_that_goes_out_with_what_all_are_told_wakes_nobody(
     assert told(transport) == ["a", "one", "two", "three"]
 
 
+async def test_who_was_answered_at_length_has_had_all_of_it(client: Client, feed: Feed) -> None:
+    client.follow(feed)
+    serve(client)
+    client.answer(b"x" * (WRITE_BYTES + 1))
+    serve(client)
+    async with asyncio.timeout(1):
+        await client.emptied()
+
+
 async def test_who_follows_nothing_is_answered(client: Client, transport: FakeTransport) -> None:
     client.answer(CODEC.encode(Notice("answer")))
     serve(client)

@@ -168,8 +168,10 @@ def test_whoever_has_another_descriptor_is_asked_for_it(feed: Feed) -> None:
         assert transport.written == [b"c"]
 
 
-@pytest.mark.parametrize("size", [10, WRITE_BYTES])
-def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it(feed: Feed, size: int) -> None:
+@pytest.mark.parametrize(("size", "more"), [(10, 6), (WRITE_BYTES, 6), (10, WRITE_BYTES)])
+def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it(
+    feed: Feed, size: int, more: int
+) -> None:
     (speaker, spoken), (_, heard) = (follower(feed, level=True) for _ in range(2))
     speaker.sources = (feed,)
     pairs = [socket.socketpair() for _ in range(2)]
@@ -178,17 +180,17 @@ def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
         transport.descriptor = ours.fileno()
     CHANGES.count += 1
-    data = b"x" * size
+    data, answer = b"x" * size, b"y" * more
     feed.append(data)
-    speaker.answer(b"answer")
+    speaker.answer(answer)
     feed.flush()
     wires = []
     for transport, (ours, theirs) in zip((spoken, heard), pairs, strict=True):
         ours.close()
         with theirs, theirs.makefile("rb") as file:
             wires.append(file.read() + transport.wire)
-        assert len(transport.written) == (size > 10)
-    assert wires == [data + b"answer", data]
+    assert wires == [data + answer, data]
+    assert [len(spoken.written), len(heard.written)] == [size + more > 100, size > 10]
 
 
 def test_who_came_or_went_since_the_last_flush_is_written_to_or_not(feed: Feed) -> None:

@@ -194,6 +194,18 @@ async def test_who_is_answered_hears_it_in_one_write_with_what_everybody_hears(p
     assert [len(transport.written) for _, transport in members] == [2] * 4
 
 
+async def test_who_follows_several_is_answered_behind_all_of_them(pool: Pool, clock: Clock) -> None:
+    ((client, transport),), audiences = await enter_level(pool, clock, 1), [pool.audience(), pool.audience()]
+    for audience in audiences:
+        audience.join(client)
+    await clock.push(MOMENT)
+    for audience in audiences:
+        audience.broadcast(Message("alice", "a"))
+    client.answer(CODEC.encode(Notice("stored")))
+    await clock.push(MOMENT)
+    assert told(transport) == ["a", "a", "stored"]
+
+
 async def test_a_broadcast_bigger_than_a_write_is_cut_and_arrives_in_order(pool: Pool, clock: Clock) -> None:
     members = await enter_level(pool, clock, 2)
     members[1][0].enqueue(Notice("private"))
@@ -1235,7 +1247,9 @@ async def test_while_many_are_told_others_have_their_turn(pool: Pool, clock: Clo
     await clock.push(MOMENT)
     say(pool, "a")
     assert {7, 9, 10} <= {*await looked_at(members, clock)}
-    assert [told(transport) for _, transport in members] == [["hello", "a"]] * 5
+    say(pool, "b")
+    await turns()  # no pause is made in between
+    assert [told(transport) for _, transport in members] == [["hello", "a", "b"]] * 5
 
 
 @pytest.mark.usefixtures("few_at_once")

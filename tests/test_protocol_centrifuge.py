@@ -605,7 +605,7 @@ MESSAGES = st.builds(
     body=TEXT,
     room=TEXT,
     data=st.just("") | PAYLOADS,
-    offset=st.integers(0, 2**63 - 1),
+    offset=st.just(0) | st.integers(1, 2**63 - 1),
     info=st.none() | INFOS,
     tags=st.none() | st.dictionaries(TEXT, TEXT, max_size=3),
 )
