@@ -17,6 +17,10 @@ WRITE_BYTES: Final = 128 * 1024
 CLOSE_SECONDS: Final = 1.0
 """How long a peer may take to answer a close frame. Its place is free within a second, whatever it does."""
 
+ANSWERS: Final = 16
+"""So many wait for what a level client is told with all others: who is in several rooms, of which one always has
+something left, would wait for ever."""
+
 _CONTROL_BYTES: Final = 512
 
 
@@ -77,10 +81,14 @@ class Source(Protocol):
 
     def mark(self, client: "Client") -> bool:
         """Something is to be written to `client`, so far level, once it has had all pieces so far; False if that may
-        take more than one flush. A flush with which it has had them writes what `Client.take_answers` returns, too."""
+        take more than one flush, or what was to be written before still waits for its part of one. A flush with which
+        it has had them writes what `Client.take_answers` returns, too."""
 
     def reached(self, client: "Client") -> bool:
         """`client`, which is level, has had all that came before the last `mark`."""
+
+    def catch_up(self, client: "Client") -> list[bytes]:
+        """`pull` for those of the pieces that all who are level have had."""
 
     def even(self, client: "Client") -> bool:
         """`client`, in a place of its own, has had just what those who are level have."""
@@ -222,7 +230,7 @@ class Client:
         """`push` for what has a place behind all that was told before, but none before what is told after it: to keep
         that would have everybody who says something served by itself.
         """
-        if self._apart or self.ending or not piece or not self._mark():
+        if self._apart or self.ending or not piece or len(self._queue) >= ANSWERS or not self._mark():
             self.push(piece)
             return
         self._queue = (*self._queue, piece)
@@ -315,7 +323,7 @@ class Client:
 
     def _write(self) -> bool:
         for source in self.sources if self._apart else ():
-            self._put(*source.pull(self))
+            self._put(*source.catch_up(self))  # no more, or it would never be even with several that are busy
         while (self._queue or self._control) and not self.transport.paused:
             self.transport.write(self._take())
         if self.transport.paused:
@@ -369,7 +377,7 @@ class Client:
         return self.codec.join(pieces) + control if pieces else control
 
     def _next(self) -> Sequence[bytes]:
-        """Takes about `WRITE_BYTES` off the queue; answers, while it has nothing else, are few."""
+        """Takes about `WRITE_BYTES` off the queue, or all the answers."""
         if not isinstance(self._queue, deque):
             pieces, self._queue, self._queued = self._queue, (), 0
             return pieces

@@ -104,16 +104,16 @@ class Feed:
         self._apart[client] = self._leave_level(client)
 
     def pull(self, client: Client) -> list[bytes]:
-        place = self._apart[client]
-        if place == self._end:
-            return []
-        self._apart[client] = self._end
-        pieces = self._pieces[place - self._base :]
-        client.delivered += len(pieces)
-        return pieces
+        return self._pull(client, self._end)
+
+    def catch_up(self, client: Client) -> list[bytes]:
+        return self._pull(client, self._flushed)
 
     def mark(self, client: Client) -> bool:
         if self.pending_bytes > WRITE_BYTES:
+            return False
+        place = self._marks.get(client)
+        if place is not None and place <= self._flushed and self.unfinished:
             return False
         self._marks[client] = self._end
         return True
@@ -213,6 +213,15 @@ class Feed:
     @property
     def _end(self) -> int:
         return self._base + len(self._pieces)
+
+    def _pull(self, client: Client, stop: int) -> list[bytes]:
+        place = self._apart[client]
+        if place >= stop:
+            return []
+        self._apart[client] = stop
+        pieces = self._pieces[place - self._base : stop - self._base]
+        client.delivered += len(pieces)
+        return pieces
 
     def _next(self) -> list[bytes]:
         start = self._flushed - self._base

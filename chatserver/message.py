@@ -49,8 +49,8 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     body: str
     room: str = LOBBY
     data: str = ""
-    """JSON: what is said, if that is more than a text. Its string field `body` is then `body`, which is empty where
-    it has none."""
+    """JSON: what is said, if that is more than a text, or a text with needless escapes. Its string field `body` is then
+    `body`, which is empty where it has none."""
     key: str | None = None
     """The sender's own name for it: the same again is stored once."""
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +65,7 @@ class Pool:
         self._closing: list[Client] = []
         self._end: Disconnect | None = None
         self._unflushed: dict[Feed, None] = {}
-        self._unfinished = False  # the last flush left something to the next
+        self._round: deque[Feed] = deque()  # of these, those whose turn is before any pause
         self._ready: dict[Client, None] = {}
         self._work = asyncio.Event()
         self._flushed = asyncio.Event()
@@ -171,15 +172,33 @@ class Pool:
             await self._work.wait()
             self._work.clear()
             started = loop.time()
-            try:
+            self._round.extend(self._unflushed)
+            self._flush()
+            while self._round:
+                await asyncio.sleep(0)
                 self._flush()
-            except Exception as error:  # the drain serves everybody: it goes on, whatever happens
-                report(logger, logging.ERROR, "flush failed", exc_info=error)
             pause = min(max(least, PAUSE_FACTOR * (loop.time() - started)), most)
-            await asyncio.sleep(0 if self._unfinished else started + pause - loop.time())
+            await asyncio.sleep(started + pause - loop.time())
 
     def _flush(self) -> None:
-        feeds = self._due()
+        """Writes to some, that is about `FLUSH_CLIENTS`, in this round."""
+        try:
+            self._flush_some(self._due())
+        except Exception as error:  # the drain serves everybody: it goes on, whatever happens
+            report(logger, logging.ERROR, "flush failed", exc_info=error)
+
+    def _due(self) -> list[Feed]:
+        """Takes the next ones off the round."""
+        due: list[Feed] = []
+        clients = 0
+        while self._round and (not due or clients + self._round[0].followers <= FLUSH_CLIENTS):
+            feed = self._round.popleft()
+            clients += feed.followers
+            due.append(feed)
+            self._unflushed.pop(feed, None)
+        return due
+
+    def _flush_some(self, feeds: Sequence[Feed]) -> None:
         for feed in feeds:
             self._flush_feed(feed)
         ready, self._ready = self._ready, {}
@@ -192,22 +211,6 @@ class Pool:
         self._flushed.set()
         self._flushed.clear()
 
-    def _due(self) -> list[Feed]:
-        """The feeds that are to be flushed now; the others are the first of the next flush, which is soon."""
-        waiting, self._unflushed = self._unflushed, {}
-        due: list[Feed] = []
-        clients = 0
-        for feed in waiting:
-            if clients < FLUSH_CLIENTS:
-                due.append(feed)
-                clients += feed.followers
-            else:
-                self._unflushed[feed] = None
-        self._unfinished = bool(self._unflushed)
-        if self._unfinished:
-            self._work.set()
-        return due
-
     def _flush_feed(self, feed: Feed) -> None:
         try:
             for client in feed.flush():
@@ -216,8 +219,9 @@ class Pool:
             report(logger, logging.ERROR, "flush failed", exc_info=error)
             for client in feed.drop():
                 client.disconnect(ServerFault())
-        self._unfinished = self._unfinished or feed.unfinished
-        if feed.pending_bytes or feed.unfinished:
+        if feed.unfinished:
+            self._round.appendleft(feed)
+        elif feed.pending_bytes:
             self._flush_soon(feed)
 
     def _serve(self, client: Client) -> None:

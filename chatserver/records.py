@@ -68,6 +68,7 @@ def said(room: str, raw: bytes, max_body_bytes: int, *, key: str | None = None) 
     if body is None:
         data = payload(raw)
         body = body_of(data) or ""
+        data = "" if data == data_of(body) else data
     check_body(body, max_body_bytes)
     return Publish(body, room, data, key)
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from unittest import mock
 
 import pytest
 
 from chatserver import frames
-from chatserver.client import CLOSE_SECONDS, WRITE_BYTES, Client
+from chatserver.client import ANSWERS, CLOSE_SECONDS, WRITE_BYTES, Client
 from chatserver.errors import ConnectionLost, Disconnect, GoingAway, PolicyViolation, Slow
 from chatserver.feed import Feed
 from chatserver.message import Notice, Refused
@@ -543,12 +544,33 @@ async def test_a_client_ahead_of_the_flush_waits_for_it_before_it_is_level(
 ) -> None:
     client.follow(feed)
     publish(feed, "a")
+    tell(client, "b")
     assert not client.serve()
     feed.flush()
     assert client.serve()
-    publish(feed, "b")
+    publish(feed, "c")
     feed.flush()
-    assert told(transport) == ["a", "b"]
+    assert told(transport) == ["a", "b", "c"]
+
+
+async def test_who_follows_several_of_which_one_is_always_busy_is_level_again(
+    client: Client, transport: FakeTransport
+) -> None:
+    feeds = [Feed(CODEC, 1 << 20) for _ in range(2)]
+    for feed in feeds:
+        client.follow(feed)
+    publish(feeds[0], "a")
+    publish(feeds[1], "b")
+    tell(client, "c")
+    assert not client.serve()
+    for number in range(4):
+        feeds[number % 2].flush()
+        publish(feeds[number % 2], str(number))
+        client.serve()
+    assert client.serve()
+    for feed in feeds:
+        feed.flush()
+    assert sorted(told(transport)) == ["0", "1", "2", "3", "a", "b", "c"]
 
 
 async def test_a_paused_follower_catches_up(client: Client, transport: FakeTransport, feed: Feed) -> None:
@@ -724,6 +746,40 @@ async def test_an_answer_that_goes_out_with_what_all_are_told_wakes_nobody(
     assert woken == [client]
     serve(client)
     assert told(transport) == ["a", "one", "two", "three"]
+
+
+async def test_who_goes_on_speaking_is_answered_though_one_of_its_feeds_is_always_busy(
+    client: Client, transport: FakeTransport
+) -> None:
+    feeds = [Feed(CODEC, 1 << 20) for _ in range(2)]
+    for feed in feeds:
+        client.follow(feed)
+    serve(client)
+    for number in range(ANSWERS + 1):
+        for feed in feeds:
+            publish(feed, "told")
+        client.answer(CODEC.encode(Notice(str(number))))
+        feeds[number % 2].flush()
+        client.serve()
+    answers = [each for each in told(transport) if each != "told"]
+    assert answers == [str(number) for number in range(ANSWERS + 1)]
+
+
+async def test_who_goes_on_speaking_is_answered_though_a_flush_never_comes_to_it_at_first(
+    client: Client, transport: FakeTransport, feed: Feed
+) -> None:
+    other = make_client(codec=CODEC)
+    for each in (other, client):
+        each.follow(feed)
+        serve(each)
+    with mock.patch("chatserver.feed.FLUSH_CLIENTS", 1):
+        publish(feed, "a")
+        client.answer(CODEC.encode(Notice("one")))
+        feed.flush()
+        publish(feed, "b")
+        client.answer(CODEC.encode(Notice("two")))
+    client.serve()
+    assert told(transport) == ["a", "b", "one", "two"]
 
 
 async def test_who_was_answered_at_length_has_had_all_of_it(client: Client, feed: Feed) -> None:

@@ -242,6 +242,19 @@ def test_a_newcomer_pulls_what_came_after_it_once(feed: Feed) -> None:
     assert feed.pull(client) == [b"c"]
 
 
+def test_who_catches_up_pulls_what_the_others_have_had(feed: Feed) -> None:
+    client, _ = follower(feed, level=False)
+    feed.append(b"a")
+    feed.flush()
+    feed.append(b"pending")
+    assert feed.catch_up(client) == [b"a"]
+    assert feed.even(client)
+    assert feed.catch_up(client) == []
+    assert feed.pull(client) == [b"pending"]
+    assert feed.catch_up(client) == []
+    assert client.delivered == 2
+
+
 def test_who_parts_pulls_what_was_not_flushed(feed: Feed) -> None:
     client, transport = follower(feed, level=True)
     feed.append(b"flushed")

@@ -19,7 +19,7 @@ from chatserver.errors import (
 )
 from chatserver.message import Changes, Event, Info, Joined, Left, Message, Notice, Refused
 from chatserver.protocol import Codec, protobuf, wire
-from chatserver.protocol.centrifuge import Json, Protobuf, client_info, publication
+from chatserver.protocol.centrifuge import Json, Protobuf, _by, client_info, publication
 from chatserver.protocol.schema import FIELDS
 from chatserver.protocol.wire import Command, Wire, raw
 from tests.centrifuge import COMMANDS, KINDS, PAYLOADS, TEXT
@@ -691,3 +691,12 @@ def test_what_is_joined_can_be_told_apart(events: list[Event]) -> None:
             assert [protobuf.varint(len(message)) + message for message in protobuf.split(found)] == [
                 piece for piece in pieces if piece
             ]
+
+
+def test_what_says_much_about_somebody_isnt_kept() -> None:
+    made = _by.cache_info().misses
+    for size in (10, 5000):
+        info = Info("ann", f"c-{size}", f'"{"x" * size}"')
+        message = Message("ann", "a", "r", '{"body":"a"}', 1, info)
+        assert Json().encode(message) == Json().push("r", publication(message))
+    assert _by.cache_info().misses == made + 1

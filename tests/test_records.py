@@ -123,7 +123,7 @@ def test_a_payload_is_kept_byte_for_byte_but_for_the_space_between(value: object
 
 
 def test_what_is_just_a_text_is_a_command_with_just_a_text() -> None:
-    assert said("red", b'{"body":"hi"}', 100) == Publish("hi", "red")
+    assert said("red", b'{"body":"hi"}', 100) == said("red", b' { "body" : "hi" }', 100) == Publish("hi", "red")
     assert said("red", b'{"body":"h\\u0069"}', 100) == Publish("hi", "red", '{"body":"h\\u0069"}')
     assert said("red", b'{"body":"a","body":"hi"}', 100) == Publish("hi", "red", '{"body":"a","body":"hi"}')
 

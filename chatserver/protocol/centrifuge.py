@@ -17,6 +17,9 @@ from chatserver.protocol.wire import raw
 
 _TEMPORARY: Final = {InternalError.code, TooManyMessages.code}
 
+_SHORT: Final = 1000
+"""What is longer isn't kept of everybody who speaks."""
+
 _NAMES: Final = {field.message: field.name for kind in (wire.Reply, wire.Push) for field in FIELDS[kind]}
 """Of the fields that hold a result or the body of a push, by its type."""
 
@@ -107,9 +110,10 @@ class Json(_Form):
 
     def _message(self, message: Message) -> bytes:
         """What all of a room are told of nearly all messages is put together from what is there: in half the time."""
-        if not message.data or not message.info or not message.offset or message.tags:
+        info = message.info
+        if not message.data or not message.offset or message.tags or not info or len(info.conn + info.chan) > _SHORT:
             return super()._message(message)
-        return f'{_opened(message.room)}{message.data}{_by(message.info)},"offset":{message.offset}}}}}}}'.encode()
+        return f'{_opened(message.room)}{message.data}{_by(info)},"offset":{message.offset}}}}}}}'.encode()
 
 
 class Protobuf(_Form):
@@ -160,7 +164,8 @@ def client_info(info: Info) -> wire.ClientInfo:
 
 @lru_cache(SPEAKERS)
 def _opened(room: str) -> str:
-    return f'{{"push":{{"channel":{_encode(room).decode()},"pub":{{"data":'
+    channel = f'"channel":{_encode(room).decode()},' if room else ""
+    return f'{{"push":{{{channel}"pub":{{"data":'
 
 
 @lru_cache(SPEAKERS)
