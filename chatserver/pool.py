@@ -19,8 +19,8 @@ from chatserver.signals import Signals
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = (0.001, 0.05)
-"""The least and the most time from the start of one flush to the next: load makes batches, idleness makes none.
-Within these it is a little longer than the last flush took: what is said while it writes goes out together."""
+"""The least and the most time from the start of one round of flushes to the next: load makes batches, idleness makes
+none. Within these it is a little longer than the last round took: what is said while it writes goes out together."""
 
 PAUSE_FACTOR: Final = 1.05
 """So much longer: what those say who have just heard something has a twentieth of the time to come in. With a tenth,
@@ -181,14 +181,14 @@ class Pool:
             await asyncio.sleep(started + pause - loop.time())
 
     def _flush(self) -> None:
-        """Writes to some, that is about `FLUSH_CLIENTS`, in this round."""
+        """Writes to `FLUSH_CLIENTS` at most, of the round."""
         try:
             self._flush_some(self._due())
         except Exception as error:  # the drain serves everybody: it goes on, whatever happens
             report(logger, logging.ERROR, "flush failed", exc_info=error)
 
     def _due(self) -> list[Feed]:
-        """Takes the next ones off the round."""
+        """Takes the next ones off the round: at least one, as a large one stops by itself."""
         due: list[Feed] = []
         clients = 0
         while self._round and (not due or clients + self._round[0].followers <= FLUSH_CLIENTS):
