@@ -172,7 +172,6 @@ class Pool:
             await self._work.wait()
             self._work.clear()
             started = loop.time()
-            self._round.extend(self._unflushed)
             self._flush()
             while self._round:
                 await asyncio.sleep(0)
@@ -181,7 +180,9 @@ class Pool:
             await asyncio.sleep(started + pause - loop.time())
 
     def _flush(self) -> None:
-        """Writes to `FLUSH_CLIENTS` at most, of the round."""
+        """Writes to `FLUSH_CLIENTS` at most, of the round, or of a new one."""
+        if not self._round:
+            self._round.extend(self._unflushed)
         try:
             self._flush_some(self._due())
         except Exception as error:  # the drain serves everybody: it goes on, whatever happens
