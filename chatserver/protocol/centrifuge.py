@@ -156,9 +156,8 @@ def publication(message: Message) -> wire.Publication:
     )
 
 
-@lru_cache(SPEAKERS)
 def client_info(info: Info) -> wire.ClientInfo:
-    """Who somebody is, as clients are told; with each message of theirs."""
+    """Who somebody is, as clients are told."""
     return wire.ClientInfo(info.user, info.client, raw(info.conn), raw(info.chan))
 
 
