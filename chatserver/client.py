@@ -64,6 +64,9 @@ class Transport(Protocol):
 class Source(Protocol):
     """Something that a client follows beside its own queue: the feed of a room."""
 
+    pending_bytes: int
+    """Of the pieces that wait for a flush; it will come."""
+
     def join(self, client: "Client") -> None:
         """`client` follows from here on, in a place of its own."""
 
@@ -75,9 +78,6 @@ class Source(Protocol):
 
     def pull(self, client: "Client") -> list[bytes]:
         """The pieces that `client`, in a place of its own, hasn't had; they count as had from now on."""
-
-    pending_bytes: int
-    """Of the pieces that wait for a flush; it will come."""
 
     def mark(self, client: "Client") -> bool:
         """Something is to be written to `client`, so far level, once it has had all pieces so far; False if that may
