@@ -223,6 +223,7 @@ async def test_what_is_typed_offline_is_sent_once_when_the_link_is_back(shared: 
     await ann.lose_connection()
     await ann.say("one", "two")
     await bob.say("meanwhile")
+    await bob.sees("meanwhile")
     await expect(ann.pending).to_have_count(2)
     await expect(ann.chat.get_by_text("What you write is kept")).to_be_visible()
     await ann.page.context.set_offline(False)
@@ -426,6 +427,7 @@ async def test_it_fits_a_phone(shared: Server, people: House) -> None:
     bob = await (await people.visitor(url(shared), "M" * 32)).open("phone")
     texts = ["x" * 500, "https://example.org/" + "y" * 200, "مرحبا", "🎉", "a\nb"]
     await bob.say(*texts)
+    await ann.sees(*texts)
     await ann.say(*texts)
     await ann.sees(*texts, *texts)
     await ann.page.locator("#menu").tap()
@@ -519,6 +521,7 @@ async def test_axe_finds_nothing_serious(scheme: str, shared: Server, people: Ho
     await ann.page.keyboard.press("Enter")
     await ann.arrived("axe")
     await ann.say("see https://example.org/", "🎉")
+    await ann.sees("see https://example.org/", "🎉")
     await fill(shared, "axe", 2)
     await ann.sees("1", "2")
     assert await serious(ann) == []
@@ -649,12 +652,40 @@ async def test_where_nobody_reads_history_one_can_chat_all_the_same(server: Serv
     server.start(LOG_LEVEL="warn", NAMESPACES='{"":{"history":"nobody","presence":"nobody"}}')
     ann, bob = [await (await people.visitor(url(server), name)).open() for name in ("ann", "bob")]
     await ann.say("one", "two")
-    await bob.say("three")
+    await bob.say("three")  # perhaps before ann's page has heard that "one" is stored, and says "two"
     for one in (ann, bob):
-        await one.sees("three")
+        await expect(one.messages).to_have_count(3)
         assert sorted(await one.bodies()) == ["one", "three", "two"]
         await expect(one.pending).to_have_count(0)
+    assert await ann.bodies() == await bob.bodies()
     await expect(ann.chat.get_by_role("button", name="here")).to_be_hidden()
+
+
+async def test_what_is_said_before_nobody_may_read_history_is_shown(server: Server, people: House) -> None:
+    server.start(LOG_LEVEL="warn", NAMESPACES='{"":{"history":"nobody"}}')
+    ann = await people.visitor(url(server))
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    def relay(page: WebSocketRoute) -> None:
+        upstream = page.connect_to_server()
+
+        async def forward(frame: str | bytes) -> None:
+            if '"method":"history"' in str(frame):
+                asked.set()
+                await told.wait()
+            upstream.send(frame)
+
+        page.on_message(forward)
+
+    await ann.page.route_web_socket("**/connection/websocket", relay)
+    await ann.page.goto(url(server))
+    await asked.wait()
+    await fill(server, "lobby", 2)
+    told.set()
+    await ann.arrived("lobby")
+    await fill(server, "lobby", 1, 3)
+    await ann.sees("1", "2", "3")
+    assert await ann.bodies() == ["1", "2", "3"]
 
 
 async def test_a_low_limit_costs_time_and_nothing_else(server: Server, people: House) -> None:

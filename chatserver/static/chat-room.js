@@ -466,6 +466,7 @@ class Room {
   notes = new Map(); // by the offset that they stand behind
   #were = new Set(); // who was there when the connection was lost
   #lost = false; // something was missed that isn't kept
+  #early = []; // what came before it was known whether there is a history
   #unknown = Infinity; // from this offset on the history knows more than pushes told
   #over = false;
   #reading = {};
@@ -605,6 +606,7 @@ class Room {
 
   #forget() {
     this.entries = [];
+    this.#early = [];
     this.notes.clear();
     this.last = 0;
     this.loaded = this.complete = false;
@@ -622,8 +624,10 @@ class Room {
     } catch (error) {
       if (!(error instanceof Refusal) || error.mayPass) throw error;
       this.complete = true; // nobody reads it here
+      this.#early.forEach((entry) => this.#append(entry));
       this.last = this.top;
     }
+    this.#early = [];
     this.loaded = true;
     if (this.#lost) this.notes.set(this.last, { text: 'Not everything that you missed is kept. The room was loaded anew.' });
     this.#lost = false;
@@ -690,13 +694,14 @@ class Room {
   }
 
   #published(publication, { missed = false } = {}) {
-    const offset = publication.offset ?? this.last + 1;
+    const offset = publication.offset ?? this.top + 1;
     if (offset <= this.top) return; // it was told before
     const next = this.level && offset === this.last + 1;
     const wasLevel = this.level;
     this.top = offset;
     const entry = this.#entry({ ...publication, offset, time: missed ? null : Date.now() });
     if (next) this.#append(entry);
+    else if (!this.loaded) this.#early.push(entry);
     if (entry.mine) this.#recognise(entry);
     if (!publication.offset) this.outbox.settle(Infinity);
     if (!missed) this.owner.arrived(entry);
