@@ -89,9 +89,10 @@ class Feed:
 
     def append(self, piece: bytes) -> None:
         """Adds `piece` for everybody who follows now."""
+        size = len(piece)
         self._pieces.append(piece)
-        self._kept_bytes += len(piece)
-        self.pending_bytes += len(piece)
+        self._kept_bytes += size
+        self.pending_bytes += size
 
     def join(self, client: Client) -> None:
         self._apart[client] = self._end

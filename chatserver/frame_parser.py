@@ -17,6 +17,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _SHORT, _MEDIUM = 125, 126
+_TEXT_WHOLE: Final = _FIN | TEXT
 _CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 """Close codes below 3000 that may be sent (RFC 6455 section 7.4, and the registry it makes)."""
 
@@ -112,22 +113,25 @@ class FrameParser:
             raise
 
     def _parse(self, data: bytes | bytearray, at: int) -> Item | None:
-        first, second = data[at], data[at + 1]
-        whole = first == _FIN | TEXT and self._parts is None  # nearly all are
-        if not whole or not second & _MASKED:
+        first, second, size = data[at], data[at + 1], len(data)
+        whole = first == _TEXT_WHOLE and self._parts is None  # nearly all are
+        if not whole or second < _MASKED:
             self._check(first, second)
         start, length = at + 6, second & _LENGTH
         if length > _SHORT:
-            start += 2 if length == _MEDIUM else 8
-            length = int.from_bytes(data[at + 2 : start - 4], "big") if start - 4 <= len(data) else 0
+            medium = length == _MEDIUM
+            start += 2 if medium else 8
+            if start - 4 > size:
+                return None
+            length = data[at + 2] << 8 | data[at + 3] if medium else int.from_bytes(data[at + 2 : at + 10], "big")
         if self._most and self._size + length > self._most and first & _OPCODE < CLOSE:
             raise MessageTooBig
         end = start + length
-        if end > len(data):
+        if end > size:
             return None
         payload = bytearray(data[start:end])
         self._unmask(bytes(data[start - 4 : start]), payload)
-        if end == len(data):
+        if end == size:
             self._data, self._at = b"", 0
         else:
             self._at = end

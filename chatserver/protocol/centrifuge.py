@@ -23,6 +23,8 @@ _SHORT: Final = 1000
 _NAMES: Final = {field.message: field.name for kind in (wire.Reply, wire.Push) for field in FIELDS[kind]}
 """Of the fields that hold a result or the body of a push, by its type."""
 
+_JSON_NAMES: Final = {kind: name.encode() for kind, name in _NAMES.items()}
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(wire.Command).decode
 
@@ -99,6 +101,9 @@ class Json(_Form):
         lines = pieces[0] if len(pieces) == 1 else self._together(pieces)
         return frames.text(lines) if lines else b""
 
+    def reply(self, id: int, result: wire.Result) -> bytes:
+        return b'{"id":%d,"%b":%b}' % (id, _JSON_NAMES[type(result)], _encode(result))
+
     def _only(self, frame: str | bytes) -> wire.Command | None:
         return _decode(frame) if isinstance(frame, str) and "\n" not in frame else None
 
@@ -110,10 +115,10 @@ class Json(_Form):
 
     def _message(self, message: Message) -> bytes:
         """What all of a room are told of nearly all messages is put together from what is there: in half the time."""
-        info = message.info
-        if not message.data or not message.offset or message.tags or not info or len(info.conn + info.chan) > _SHORT:
+        info, data, offset = message.info, message.data, message.offset
+        if not data or not offset or message.tags or not info or len(info.conn) + len(info.chan) > _SHORT:
             return super()._message(message)
-        return f'{_opened(message.room)}{message.data}{_by(info)},"offset":{message.offset}}}}}}}'.encode()
+        return f'{_opened(message.room)}{data}{_by(info)},"offset":{offset}}}}}}}'.encode()
 
 
 class Protobuf(_Form):
