@@ -249,6 +249,7 @@ async def test_a_position_that_cannot_be_recovered_is_reported(server: Server, e
         await member.event("publication", who=name, data="before")
         member.do("unsubscribe", client=name, channel="lobby")
         await member.event("unsubscribed", who=name, channel="lobby")
+        await member.call(name, "rpc", "nosuch", {})  # SDKs say so before the server has heard it
     bob = await RawClient.connect(server.port, "/ws?name=bob")
     for number in range(9):
         bob.say(f'{{"type":2,"body":"{number}"}}')

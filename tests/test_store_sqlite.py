@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from chatserver.errors import StorageFull, StorageUnavailable
 from chatserver.store import Entry, Record, Stamp, StoreError, sqlite
-from chatserver.store.sqlite import MIGRATIONS, SQLite
+from chatserver.store.sqlite import MIGRATIONS, ROWS, SQLite
 from chatserver.testing import check_at_random
 from tests.fakes import PATIENT
 
@@ -338,6 +338,19 @@ async def test_two_stores_in_one_file_do_what_the_model_does(seed: int, steps: i
         path = Path(folder) / "chat.db"
         async with opened(path) as one, opened(path) as two:
             await check_at_random([one, two], Random(seed), steps=steps)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS - 1])
+async def test_all_of_an_append_are_kept_in_order_however_many_statements_it_takes(path: Path, count: int) -> None:
+    said = [Entry("room", f"user {nth % 3}", f"{nth}", "kind", f"{nth}", f"[{nth}]") for nth in range(1, count + 1)]
+    async with opened(path) as store:
+        stamps = await store.append(said)
+        records = await store.read("room", limit=count + 1)
+    assert [stamp.offset for stamp in stamps] == list(range(1, count + 1))
+    assert records == [
+        Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
+        for entry, stamp in zip(said, stamps, strict=True)
+    ]
 
 
 async def test_rooms_that_nobody_appended_to_are_not_in_the_file(path: Path) -> None:

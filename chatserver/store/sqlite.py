@@ -1,7 +1,8 @@
 """A store in one SQLite file: the default, with nothing to install.
 
-Whatever takes many rows goes through SQLite as one JSON text. Python's `sqlite3` lets go of the interpreter's lock and
-takes it again for each row that it steps over; beside a busy event loop each of these takes milliseconds.
+Whatever takes many rows goes through SQLite in few statements, and most of it as one JSON text. Python's `sqlite3` lets
+go of the interpreter's lock and takes it again for each row that it steps over, which beside a busy event loop may take
+as long as a whole statement.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -20,7 +22,7 @@ import msgspec
 
 from chatserver.errors import StorageFull, StorageUnavailable, StorageUnsure, Unrecoverable
 from chatserver.store import Entry, Record, Stamp, StoreError
-from chatserver.store.numbering import Identity, Room, keys, number
+from chatserver.store.numbering import Identity, Room, Row, keys, number
 
 T = TypeVar("T")
 
@@ -31,6 +33,9 @@ SWITCH_SECONDS: Final = 20e-6
 """How long a thread waits for the interpreter's lock before it asks the one that has it to let go. One batch asks some
 twenty times, and a loop that is busy, but lets go of the lock for a moment in each of its turns, starts the wait anew:
 with Python's 5 ms a batch took half a second beside a client that flooded."""
+
+ROWS: Final = 64
+"""So many are added by one statement at most. As JSON, which SQLite had to take apart, they took twice as long."""
 
 TRIM_EVENTS: Final = 500
 TRIM_ROOMS: Final = 10
@@ -82,12 +87,8 @@ _KNOWN: Final = """
     FROM json_each(?) AS sent JOIN events
     ON events.room = sent.value ->> 0 AND events.user = sent.value ->> 1 AND events.key = sent.value ->> 2
 """
-_ADD_EVENTS: Final = """
-    INSERT INTO events (room, offset, time, kind, user, data, key, meta)
-    SELECT
-        value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
-    FROM json_each(?)
-"""
+_ADD_EVENTS: Final = "INSERT INTO events (room, offset, time, kind, user, data, key, meta) VALUES "
+_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
 _SET_ROOMS: Final = """
     UPDATE rooms SET top = sent.value ->> 1, time = sent.value ->> 2 FROM json_each(?) AS sent
     WHERE rooms.id = sent.value ->> 0
@@ -328,9 +329,18 @@ def _append(connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[St
     known = _find_known(connection, keyed) if keyed else {}
     stamps, rows = number(entries, rooms, known, time.time_ns() // 1_000_000)
     if rows:
-        connection.execute(_ADD_EVENTS, [_text(rows)])
+        _add_events(connection, rows)
         connection.execute(_SET_ROOMS, [_text([(room.id, room.top, room.time) for room in rooms.values()])])
     return stamps
+
+
+def _add_events(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """Each statement adds as many as a power of two, so there are few to be prepared, once for all."""
+    start = 0
+    while start < len(rows):
+        some = rows[start : start + min(ROWS, 1 << (len(rows) - start).bit_length() - 1)]
+        connection.execute(_ADD_EVENTS + ", ".join([_ROW] * len(some)), [*chain.from_iterable(some)])
+        start += len(some)
 
 
 def _find_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Room]:
