@@ -688,6 +688,54 @@ async def test_what_is_said_before_nobody_may_read_history_is_shown(server: Serv
     assert await ann.bodies() == ["1", "2", "3"]
 
 
+async def test_what_comes_in_one_frame_with_the_answer_is_shown(server: Server, people: House) -> None:
+    server.start(LOG_LEVEL="warn", NAMESPACES='{"":{"history":"nobody"}}')
+    ann = await people.visitor(url(server))
+    held: list[str] = []
+    answered, together = asyncio.Event(), asyncio.Event()
+
+    def relay(page: WebSocketRoute) -> None:
+        upstream = page.connect_to_server()
+
+        def forward(frame: str | bytes) -> None:
+            if not together.is_set() and (held or '"subscribe"' in str(frame)):
+                held.append(str(frame))
+                answered.set()
+                if '"body":"2"' in str(frame):
+                    together.set()
+                    page.send("\n".join(held))
+            else:
+                page.send(frame)
+
+        upstream.on_message(forward)
+
+    await ann.page.route_web_socket("**/connection/websocket", relay)
+    await ann.page.goto(url(server))
+    await answered.wait()
+    await fill(server, "lobby", 2)
+    await together.wait()
+    await ann.arrived("lobby")
+    await fill(server, "lobby", 1, 3)
+    await ann.sees("1", "2", "3")
+    assert await ann.bodies() == ["1", "2", "3"]
+
+
+async def test_what_is_kept_nowhere_is_shown_and_hides_nothing(server: Server, people: House) -> None:
+    server.start(LOG_LEVEL="warn", API_TOKEN="t" * 32)
+    ann = await (await people.visitor(url(server))).open()
+    await fill(server, "lobby", 1)
+    await ann.sees("1")
+    passing = {"channel": "lobby", "data": {"body": "passing"}, "skip_history": True}
+    async with aiohttp.ClientSession(headers={"X-API-Key": "t" * 32}) as session:
+        for _ in range(2):
+            async with session.post(f"{url(server)}/api/publish", json=passing) as answer:
+                assert answer.status == 200
+    await ann.sees("1", "passing", "passing")
+    await fill(server, "lobby", 2, 2)
+    await ann.sees("1", "passing", "passing", "2", "3")
+    assert await ann.bodies() == ["1", "passing", "passing", "2", "3"]
+
+
 async def test_a_low_limit_costs_time_and_nothing_else(server: Server, people: House) -> None:
     server.start(LOG_LEVEL="warn", RATE_LIMIT="2")
     ann = await (await people.visitor(url(server))).open()

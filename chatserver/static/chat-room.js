@@ -430,6 +430,7 @@ const LARGEST_PAGE = 300;
 const KEPT_ENTRIES = 6_000;
 const MOST_PEOPLE = 500;
 const PEOPLE_MS = 60_000;
+const BETWEEN = 2 ** -20; // what is kept nowhere stands so far behind the message before, and has no offset that is one
 const FILL_MS = 300;
 const PAUSE_MS = 1_000;
 
@@ -467,6 +468,8 @@ class Room {
   #were = new Set(); // who was there when the connection was lost
   #lost = false; // something was missed that isn't kept
   #early = []; // what came before it was known whether there is a history
+  #joining = null; // what came behind the answer, in the same turn
+  #numbered = false; // what is said has an offset, unless it is kept nowhere
   #unknown = Infinity; // from this offset on the history knows more than pushes told
   #over = false;
   #reading = {};
@@ -516,7 +519,12 @@ class Room {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
   }
 
-  pushed({ pub, join, leave, unsubscribe }) {
+  pushed(push) {
+    if (this.#joining) {
+      this.#joining.push(push);
+      return;
+    }
+    const { pub, join, leave, unsubscribe } = push;
     if (pub) this.#published(pub);
     else if (join) this.#came(join.info);
     else if (leave) this.#left(leave.info);
@@ -554,7 +562,7 @@ class Room {
   older() {
     if (!this.loaded || this.complete || !this.joined) return undefined;
     return this.#once('older', async () => {
-      const before = this.entries[0]?.offset ?? this.last + 1;
+      const before = Math.ceil(this.entries[0]?.offset ?? this.last + 1);
       const page = before > 1 ? await this.#history({ before, limit: PAGE, epoch: this.epoch }) : null;
       if (page?.messages.length) this.#merge(page.messages);
       else this.complete = true;
@@ -579,13 +587,23 @@ class Room {
 
   /** Shows the end of the log, without all that is between it and what is known. */
   async latest() {
-    if (this.level) return undefined;
+    if (!this.loaded || this.level) return undefined;
     if (this.top - this.last <= LARGEST_PAGE) return this.newer();
     this.#forget();
     return this.#load().catch((error) => this.#failed(error));
   }
 
   async #join() {
+    const behind = (this.#joining = []);
+    try {
+      await this.#subscribe();
+    } finally {
+      this.#joining = null;
+    }
+    if (this.joined) behind.forEach((push) => this.pushed(push));
+  }
+
+  async #subscribe() {
     const position = this.loaded && this.epoch ? { recover: true, epoch: this.epoch, offset: this.top } : {};
     const answer = await this.connection.call('subscribe', { channel: this.name, join_leave: true, ...position });
     if (this.#over) return;
@@ -600,6 +618,7 @@ class Room {
       this.#forget();
       this.#lost = Boolean(position.recover);
       this.epoch = answer.epoch ?? '';
+      this.#numbered = Boolean(this.epoch);
       this.top = answer.offset ?? 0;
     }
   }
@@ -615,12 +634,14 @@ class Room {
   async #load() {
     const place = this.place?.epoch === this.epoch ? this.place : null;
     this.place = null;
-    const wanted = place ? { after: Math.max(0, place.offset - PAGE / 2), limit: 2 * PAGE } : { limit: PAGE };
+    const wanted = place ? { after: Math.max(0, Math.floor(place.offset) - PAGE / 2), limit: 2 * PAGE } : { limit: PAGE };
     try {
       const page = await this.#history(wanted);
       this.#merge(page.messages);
       this.last = Number(page.position.split(':')[1]);
       this.complete = !page.messages.length || page.messages[0].offset === 1;
+      this.#numbered = true;
+      this.#early.filter(({ offset }) => !offset).forEach((entry) => this.#append(entry));
     } catch (error) {
       if (!(error instanceof Refusal) || error.mayPass) throw error;
       this.complete = true; // nobody reads it here
@@ -694,25 +715,29 @@ class Room {
   }
 
   #published(publication, { missed = false } = {}) {
-    const offset = publication.offset ?? this.top + 1;
+    const { offset } = publication;
     if (offset <= this.top) return; // it was told before
-    const next = this.level && offset === this.last + 1;
     const wasLevel = this.level;
-    this.top = offset;
-    const entry = this.#entry({ ...publication, offset, time: missed ? null : Date.now() });
+    const next = wasLevel && (!offset || offset === this.last + 1);
+    this.top = offset ?? this.top;
+    const entry = this.#entry({ ...publication, time: missed ? null : Date.now() });
     if (next) this.#append(entry);
     else if (!this.loaded) this.#early.push(entry);
     if (entry.mine) this.#recognise(entry);
-    if (!publication.offset) this.outbox.settle(Infinity);
     if (!missed) this.owner.arrived(entry);
     this.owner.roomChanged();
     if (wasLevel && !next) this.newer();
-    if (next && !publication.info && publication.offset) this.#fillSoon(offset);
+    if (next && !publication.info && offset) this.#fillSoon(offset);
   }
 
   #append(entry) {
+    if (!entry.offset && this.#numbered) {
+      entry.offset = Math.max(this.last, this.entries.at(-1)?.offset ?? 0) + BETWEEN;
+    } else {
+      this.last = entry.offset ??= this.last + 1;
+      this.top = Math.max(this.top, this.last);
+    }
     this.entries.push(entry);
-    this.last = entry.offset;
     this.outbox.settle(this.last);
     if (this.entries.length > KEPT_ENTRIES && this.owner.following) {
       this.entries.splice(0, KEPT_ENTRIES / 2);
@@ -1517,7 +1542,7 @@ export class ChatRoom extends HTMLElement {
 
   arrived({ offset, time, who, text, mine }) {
     if (!mine) this.#announce(who.name, text);
-    this.#emit('chat-message', { room: this.#room.name, offset, time, author: who.name, body: text, own: mine });
+    this.#emit('chat-message', { room: this.#room.name, offset: Number.isInteger(offset) ? offset : 0, time, author: who.name, body: text, own: mine });
   }
 
   failed(problem) {
