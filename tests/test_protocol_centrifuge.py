@@ -448,6 +448,7 @@ RESULTS: dict[str, tuple[wire.Result, str, str]] = {
 @pytest.mark.parametrize(("result", "text", "data"), RESULTS.values(), ids=RESULTS.keys())
 def test_a_result_has_these_bytes(result: wire.Result, text: str, data: str) -> None:
     assert Json().reply(1, result).decode() == text
+    assert Json().reply(0, result).decode() == text.replace('"id":1,', "")  # of a command that forgot its id
     assert Protobuf().reply(1, result).hex() == data.replace(" ", "")
 
 

@@ -340,17 +340,45 @@ async def test_two_stores_in_one_file_do_what_the_model_does(seed: int, steps: i
             await check_at_random([one, two], Random(seed), steps=steps)
 
 
+def mixed(count: int) -> list[Entry]:
+    """In three rooms, every other one with a key and something beside it."""
+    return [
+        Entry(
+            f"room {nth % 3}",
+            f"user {nth % 5}",
+            f"{nth}",
+            "kind",
+            f"{nth}" if nth % 2 else None,
+            "[]" if nth % 4 else None,
+        )
+        for nth in range(count)
+    ]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS - 1])
 async def test_all_of_an_append_are_kept_in_order_however_many_statements_it_takes(path: Path, count: int) -> None:
-    said = [Entry("room", f"user {nth % 3}", f"{nth}", "kind", f"{nth}", f"[{nth}]") for nth in range(1, count + 1)]
+    said = mixed(count)
     async with opened(path) as store:
         stamps = await store.append(said)
-        records = await store.read("room", limit=count + 1)
-    assert [stamp.offset for stamp in stamps] == list(range(1, count + 1))
-    assert records == [
-        Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
-        for entry, stamp in zip(said, stamps, strict=True)
-    ]
+        for room in {entry.room for entry in said}:
+            assert await store.read(room, limit=count) == [
+                Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
+                for entry, stamp in zip(said, stamps, strict=True)
+                if entry.room == room
+            ]
+
+
+async def test_what_the_last_statement_of_an_append_fails_to_add_takes_the_others_back(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(1))
+        with other(path) as connection:
+            connection.execute("INSERT INTO events VALUES (1, ?, 0, '', '', '', NULL, NULL)", [2 * ROWS])
+        with pytest.raises(StorageUnavailable):
+            await store.append(entries(2 * ROWS))
+        assert ask(path, "SELECT count(*) FROM events") == 2
+        with other(path) as connection:
+            connection.execute("DELETE FROM events WHERE offset > 1")
+        assert [stamp.offset for stamp in await store.append(entries(2 * ROWS))] == list(range(2, 2 * ROWS + 2))
 
 
 async def test_rooms_that_nobody_appended_to_are_not_in_the_file(path: Path) -> None:

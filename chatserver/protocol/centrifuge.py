@@ -102,6 +102,8 @@ class Json(_Form):
         return frames.text(lines) if lines else b""
 
     def reply(self, id: int, result: wire.Result) -> bytes:
+        if not id:
+            return super().reply(id, result)
         return b'{"id":%d,"%b":%b}' % (id, _JSON_NAMES[type(result)], _encode(result))
 
     def _only(self, frame: str | bytes) -> wire.Command | None:

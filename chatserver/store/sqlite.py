@@ -35,7 +35,7 @@ twenty times, and a loop that is busy, but lets go of the lock for a moment in e
 with Python's 5 ms a batch took half a second beside a client that flooded."""
 
 ROWS: Final = 64
-"""So many are added by one statement at most. As JSON, which SQLite had to take apart, they took twice as long."""
+"""So many are added by one statement at most. As JSON, which SQLite took apart, they took twice as long or more."""
 
 TRIM_EVENTS: Final = 500
 TRIM_ROOMS: Final = 10
@@ -87,7 +87,9 @@ _KNOWN: Final = """
     FROM json_each(?) AS sent JOIN events
     ON events.room = sent.value ->> 0 AND events.user = sent.value ->> 1 AND events.key = sent.value ->> 2
 """
-_ADD_EVENTS: Final = "INSERT INTO events (room, offset, time, kind, user, data, key, meta) VALUES "
+_ADD_EVENTS: Final = "INSERT OR FAIL INTO events (room, offset, time, kind, user, data, key, meta) VALUES "
+"""The transaction takes back all that one which failed has added. To be able to do it by itself, which is the default,
+it would keep a copy of each page, in a file of its own once they are many."""
 _ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
 _SET_ROOMS: Final = """
     UPDATE rooms SET top = sent.value ->> 1, time = sent.value ->> 2 FROM json_each(?) AS sent
