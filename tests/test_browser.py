@@ -661,6 +661,14 @@ async def test_where_nobody_reads_history_one_can_chat_all_the_same(server: Serv
     await expect(ann.chat.get_by_role("button", name="here")).to_be_hidden()
 
 
+async def hears_three(ann: Visitor, server: Server) -> None:
+    """Two messages have reached the page while it came in; it shows them, and the next."""
+    await ann.arrived("lobby")
+    await fill(server, "lobby", 1, 3)
+    await ann.sees("1", "2", "3")
+    assert await ann.bodies() == ["1", "2", "3"]
+
+
 async def test_what_is_said_before_nobody_may_read_history_is_shown(server: Server, people: House) -> None:
     server.start(LOG_LEVEL="warn", NAMESPACES='{"":{"history":"nobody"}}')
     ann = await people.visitor(url(server))
@@ -682,10 +690,7 @@ async def test_what_is_said_before_nobody_may_read_history_is_shown(server: Serv
     await asked.wait()
     await fill(server, "lobby", 2)
     told.set()
-    await ann.arrived("lobby")
-    await fill(server, "lobby", 1, 3)
-    await ann.sees("1", "2", "3")
-    assert await ann.bodies() == ["1", "2", "3"]
+    await hears_three(ann, server)
 
 
 async def test_what_comes_in_one_frame_with_the_answer_is_shown(server: Server, people: House) -> None:
@@ -714,10 +719,7 @@ async def test_what_comes_in_one_frame_with_the_answer_is_shown(server: Server, 
     await answered.wait()
     await fill(server, "lobby", 2)
     await together.wait()
-    await ann.arrived("lobby")
-    await fill(server, "lobby", 1, 3)
-    await ann.sees("1", "2", "3")
-    assert await ann.bodies() == ["1", "2", "3"]
+    await hears_three(ann, server)
 
 
 async def test_what_is_kept_nowhere_is_shown_and_hides_nothing(server: Server, people: House) -> None:

@@ -102,7 +102,7 @@ class Json(_Form):
         return frames.text(lines) if lines else b""
 
     def reply(self, id: int, result: wire.Result) -> bytes:
-        if not id:
+        if not id:  # of a command that forgot it
             return super().reply(id, result)
         return b'{"id":%d,"%b":%b}' % (id, _JSON_NAMES[type(result)], _encode(result))
 

@@ -430,7 +430,7 @@ const LARGEST_PAGE = 300;
 const KEPT_ENTRIES = 6_000;
 const MOST_PEOPLE = 500;
 const PEOPLE_MS = 60_000;
-const BETWEEN = 2 ** -20; // what is kept nowhere stands so far behind the message before, and has no offset that is one
+const BETWEEN = 2 ** -20; // from a message to what is told behind it and kept nowhere, so has no offset of its own
 const FILL_MS = 300;
 const PAUSE_MS = 1_000;
 
@@ -1542,7 +1542,8 @@ export class ChatRoom extends HTMLElement {
 
   arrived({ offset, time, who, text, mine }) {
     if (!mine) this.#announce(who.name, text);
-    this.#emit('chat-message', { room: this.#room.name, offset: Number.isInteger(offset) ? offset : 0, time, author: who.name, body: text, own: mine });
+    const kept = Number.isInteger(offset) ? offset : 0;
+    this.#emit('chat-message', { room: this.#room.name, offset: kept, time, author: who.name, body: text, own: mine });
   }
 
   failed(problem) {

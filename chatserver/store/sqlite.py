@@ -30,8 +30,8 @@ BUSY_SECONDS: Final = 2.0
 """How long another process may hold the file. Those that wait behind a batch that waits are still answered in time."""
 
 SWITCH_SECONDS: Final = 20e-6
-"""How long a thread waits for the interpreter's lock before it asks the one that has it to let go. One batch asks some
-twenty times, and a loop that is busy, but lets go of the lock for a moment in each of its turns, starts the wait anew:
+"""How long a thread waits for the interpreter's lock before it asks the one that has it to let go. One batch asks
+twenty times and more, and a loop that is busy, but lets go of the lock in each of its turns, starts the wait anew:
 with Python's 5 ms a batch took half a second beside a client that flooded."""
 
 ROWS: Final = 64
