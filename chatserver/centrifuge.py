@@ -39,7 +39,7 @@ class Endpoint:
         """The handler: lives as long as the connection."""
         door = self._door
         address = door.admit(request)
-        transport = WebSocketTransport(door.config.max_message_bytes, binary=True)
+        transport = WebSocketTransport(door.config.max_message_bytes, door.ends, binary=True)
         try:
             asked = request.query.get("cf_protocol") or request.query.get("format")
             pings = request.query.get("cf_ws_frame_ping_pong") != "true"

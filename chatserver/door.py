@@ -22,6 +22,7 @@ from chatserver.rooms import Rooms
 from chatserver.store import StoreError
 from chatserver.tokens import Verifier
 from chatserver.transport import WebSocketTransport
+from chatserver.turnstile import ENDS_PER_TURN, Turnstile
 from chatserver.unstored import Unstored
 from chatserver.watchdog import Watchdog
 
@@ -53,6 +54,8 @@ class Door:
         """What handles a message: the chain, and behind it the room's log."""
         self.checks: Sequence[Check] | None = None
         """All there is in the chain, unless it has something else, too."""
+        self.ends = Turnstile(ENDS_PER_TURN)
+        """For the transports of all."""
         self._unstored: dict[Client, Unstored] = {}
         self._conversations: set[asyncio.Task[object]] = set()  # asyncio and aiohttp would forget them
         self._chain = chain

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from chatserver.client import Client
 from chatserver.errors import ConnectionLost, Disconnect, NoPong, Slow
+from chatserver.turnstile import ENDS_PER_TURN
 
 TICK_SECONDS: Final = 0.5
 """How often all clients are looked at: a lost one's place is free within a second."""
@@ -46,16 +47,18 @@ class Pulse:
             late = loop.time() - due > self._tick / 2
             if late:
                 due = loop.time()
-            self._look(loop.time(), late)
+            await self._clear_away(self._look(loop.time(), late))
             if self._ticks:
                 count = (count + 1) % self._ticks
                 await self._beat(count, late)
 
-    def _look(self, now: float, late: bool) -> None:
+    def _look(self, now: float, late: bool) -> list[Client]:
+        """Returns those whose connection is over."""
+        over = []
         stuck, self._stuck = self._stuck, {}
         for client in list(self._clients):
             if client.ending or client.transport.lost:
-                self._lose(client, client.ending or ConnectionLost())
+                over.append(client)
             elif client.parked and self._write_seconds:
                 buffered, since = stuck.get(client, (0, now))
                 if client.transport.buffered != buffered or late:
@@ -63,6 +66,14 @@ class Pulse:
                 self._stuck[client] = (buffered, since)
                 if now - since >= self._write_seconds:
                     self._lose(client, Slow())
+        return over
+
+    async def _clear_away(self, over: list[Client]) -> None:
+        for count, client in enumerate(over, 1):
+            if client in self._clients:
+                self._lose(client, client.ending or ConnectionLost())
+            if count % ENDS_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def _beat(self, count: int, late: bool) -> None:
         suspects = []

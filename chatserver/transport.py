@@ -21,6 +21,7 @@ from chatserver.aiohttp_private import find_unmask, has_send_buffer, take_over
 from chatserver.errors import ConnectionLost, Disconnect, PeerClosed, PolicyViolation
 from chatserver.fanout import CHANGES
 from chatserver.frame_parser import CONTINUATION, PING, FrameParser, Item, Other
+from chatserver.turnstile import Turnstile
 
 SEND_BUFFER_BYTES: Final = 64 * 1024
 """Of the kernel, per connection. Fixed, as autotuning would let it grow to megabytes that no RSS shows."""
@@ -72,6 +73,7 @@ class WebSocketTransport(asyncio.Protocol):
     """One WebSocket. `write` and friends are `chatserver.client.Transport`; `receive` is for the one who reads."""
 
     __slots__ = (
+        "_ends",
         "_frames",
         "_heard",
         "_left",
@@ -92,8 +94,9 @@ class WebSocketTransport(asyncio.Protocol):
         "write",
     )
 
-    def __init__(self, max_message_bytes: int, *, binary: bool = False) -> None:
-        """`max_message_bytes`: a longer message ends the connection with 1009; 0 is no limit.
+    def __init__(self, max_message_bytes: int, ends: Turnstile, *, binary: bool = False) -> None:
+        """`max_message_bytes`: a longer message ends the connection with 1009; 0 is no limit. `ends`: by which whoever
+        reads a connection that is lost hears of it: thousands may be lost at once, and much is done for each.
 
         `binary`: binary messages are welcome; otherwise they end it with 1003.
         """
@@ -108,6 +111,7 @@ class WebSocketTransport(asyncio.Protocol):
         self.take: Callable[[str | bytes], bool] | None = None
         """Is offered each message that comes while `receive` waits, in the turn in which it comes; what it doesn't
         take, which it says by returning False, `receive` returns, and what it raises, `receive` raises."""
+        self._ends = ends
         self._socket = -1
         self._parser = FrameParser(max_message_bytes, binary=binary, unmask=_UNMASK)
         self._left: Item | Exception | None = None
@@ -262,7 +266,8 @@ class WebSocketTransport(asyncio.Protocol):
         self.lost = True
         self.take = None
         self._choose_way()
-        _wake(self._waiter)
+        if self._waiter:
+            self._ends.wake(self._waiter)
         _wake(self._resumed)
 
     def _read_on(self) -> None:

@@ -94,7 +94,7 @@ class Endpoint:
         """The handler of `/ws`: lives as long as the connection."""
         door, room = self._door, None
         address = door.admit(request)
-        transport = WebSocketTransport(door.config.max_message_bytes)
+        transport = WebSocketTransport(door.config.max_message_bytes, door.ends)
         try:
             room, visit = await self._open(request)
             transport.accept(request, (SUBPROTOCOL,))

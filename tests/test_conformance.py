@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 from chatserver import frames
 from chatserver.errors import Disconnect
 from chatserver.transport import HANDED_OVER, WebSocketTransport
+from chatserver.turnstile import Turnstile
 
 NON_STRICT = {"6.4.1", "6.4.2", "6.4.3", "6.4.4"}
 """Invalid UTF-8 is noticed at a message's end, not at the fragment in which it stands; the RFC allows either."""
@@ -18,7 +19,7 @@ NON_STRICT = {"6.4.1", "6.4.2", "6.4.3", "6.4.4"}
 
 async def echo(request: web.Request) -> web.StreamResponse:
     """Sends each message back, and closes as the server does."""
-    transport = WebSocketTransport(0, binary=True)
+    transport = WebSocketTransport(0, Turnstile(1), binary=True)
     transport.accept(request)
     try:
         while True:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from chatserver import pulse
 from chatserver.client import Client
 from chatserver.errors import ConnectionLost, Disconnect, GoingAway, NoPong, Slow
 from chatserver.protocol import Codec
@@ -128,6 +129,25 @@ async def test_many_are_found_at_once(ward: Ward, clock: Clock) -> None:
             transport.lose()
         await clock.push(0.9, STEP)
     assert ward.reasons == [ConnectionLost] * 50
+
+
+async def test_a_few_of_many_are_cleared_away_in_a_turn(
+    ward: Ward, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "ENDS_PER_TURN", 3)
+    transports = [ward.admit()[1] for _ in range(8)]
+    async with ward.watched():
+        for transport in transports:
+            transport.lose()
+        clock.now += TICK_SECONDS
+        while not ward.lost:
+            await asyncio.sleep(0)
+        assert len(ward.lost) == 3
+        ward.clients.pop()  # goes by itself meanwhile, and isn't lost again
+        await asyncio.sleep(0)
+        assert len(ward.lost) <= 6
+        await clock.push(0.1, STEP)
+    assert ward.reasons == [ConnectionLost] * 7
 
 
 # Heartbeats

@@ -24,7 +24,9 @@ from chatserver.errors import (
 )
 from chatserver.fanout import CHANGES
 from chatserver.transport import FRAMES_PER_TURN, HANDED_OVER, READ_BYTES, WebSocketTransport
+from chatserver.turnstile import Turnstile
 from tests import raw
+from tests.fakes import turns
 from tests.raw import RawClient
 
 Pair = tuple[RawClient, WebSocketTransport]
@@ -36,7 +38,7 @@ async def served() -> AsyncIterator[Connect]:
     """A function that makes a connection and returns both of its ends."""
     ends: asyncio.Queue[WebSocketTransport] = asyncio.Queue()
     finished = asyncio.Event()
-    settings: dict[str, Any] = {"max_message_bytes": 1000}
+    settings: dict[str, Any] = {"max_message_bytes": 1000, "ends": Turnstile(2)}
 
     async def handler(request: web.Request) -> web.StreamResponse:
         end = WebSocketTransport(**settings)
@@ -142,6 +144,20 @@ async def test_a_lost_connection(connect: Connect) -> None:
     end.close()
     end.abort()
     await end.drained()
+
+
+async def test_of_many_that_are_lost_at_once_a_few_are_heard_of_in_a_turn(connect: Connect) -> None:
+    pairs = [await connect() for _ in range(6)]
+    over = [asyncio.ensure_future(ends_with(end)) for _, end in pairs]
+    await turns()
+    for _, end in pairs:
+        end.connection_lost(None)
+    assert all(end.lost for _, end in pairs)
+    counts = {0}
+    while not all(task.done() for task in over):
+        await asyncio.sleep(0)
+        counts.add(sum(task.done() for task in over))
+    assert counts == {0, 2, 4, 6}
 
 
 class Taker:
@@ -470,7 +486,7 @@ async def test_a_peer_that_left_during_the_handshake() -> None:
     caught: list[BaseException] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        end = WebSocketTransport(1000)
+        end = WebSocketTransport(1000, Turnstile(1))
         request.__class__ = Gone
         try:
             end.accept(request)
