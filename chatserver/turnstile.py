@@ -5,7 +5,8 @@ from collections import deque
 from typing import Final
 
 ENDS_PER_TURN: Final = 200
-"""So many connections that are lost at once are cleared away before others have their turn: about 10 ms."""
+"""So many connections that are lost at once are cleared away before others have their turn: about 20 ms on a
+slow machine."""
 
 
 class Turnstile:
