@@ -274,11 +274,21 @@ async def test_a_file_in_a_folder_that_is_missing_is_refused(path: Path) -> None
     assert "unable to open" in await refusal(path / "chat.db")
 
 
-async def test_a_file_that_others_hold_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lock", ["EXCLUSIVE", "IMMEDIATE"])
+async def test_a_file_that_others_hold_is_refused(path: Path, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     with other(path) as connection:
-        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute(f"BEGIN {lock}")
         assert "locked" in await refusal(path)
+
+
+async def test_a_new_file_that_another_opens_just_now_is_waited_for(path: Path) -> None:
+    with other(path) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        asyncio.get_running_loop().call_later(0.2, connection.execute, "COMMIT")
+        async with opened(path):
+            assert not connection.in_transaction
+            assert ask(path, "PRAGMA journal_mode") == "wal"
 
 
 async def refusal(path: Path) -> str:

@@ -29,6 +29,9 @@ T = TypeVar("T")
 BUSY_SECONDS: Final = 2.0
 """How long another process may hold the file. Those that wait behind a batch that waits are still answered in time."""
 
+BUSY_STEP_SECONDS: Final = 0.005
+"""How long until the file is tried again where SQLite itself doesn't wait for others."""
+
 SWITCH_SECONDS: Final = 20e-6
 """How long a thread waits for the interpreter's lock before it asks the one that has it to let go. One batch asks
 twenty times and more, and a loop that is busy, but lets go of the lock in each of its turns, starts the wait anew:
@@ -245,14 +248,28 @@ def _open(thread: _Thread, path: str) -> str:
     if sqlite3.sqlite_version_info < OLDEST:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old, {'.'.join(map(str, OLDEST))} is needed")
     connection = thread.connect(path)
-    with _transaction(connection):
+    with _transaction(connection, "DEFERRED"):
         _version(connection)  # nothing is changed in what isn't ours
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")
     with _transaction(connection):
         _migrate(connection)
     epoch: str = _one(connection, "SELECT epoch FROM meta")
     return epoch
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Here SQLite itself doesn't wait for others, who may open the new file at the same time."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(BUSY_STEP_SECONDS)
+        else:
+            return
 
 
 def _open_to_read(thread: _Thread, path: str) -> None:
@@ -289,8 +306,8 @@ def _text(values: object) -> str:
 
 
 @contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
         connection.execute("COMMIT")
@@ -319,10 +336,15 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
 
 
 def _storage_error(error: sqlite3.Error) -> StorageUnavailable:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code = _code(error)
     if code == sqlite3.SQLITE_IOERR:  # if it was the sync of the commit, a crash just now may bring the entries back
         return StorageUnsure()
     return StorageFull() if code == sqlite3.SQLITE_FULL else StorageUnavailable()
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Without what some codes say in addition."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
 def _append(connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Stamp]:
