@@ -45,6 +45,9 @@ QUIET_SECONDS: Final = 30
 SHORT_SECONDS: Final = 60
 """A run of less is mostly starts."""
 
+EXTRA_SECONDS: Final = 60
+"""So much longer goes a run on at most, on a slow machine, until enough has happened."""
+
 TROUBLES: Final = "troubles of PostgreSQL"
 
 _SHOWN: Final = 20
@@ -63,8 +66,7 @@ class Outcome:
 
     def problems(self) -> list[str]:
         """What is wrong, and of what there was too little."""
-        least = demands(self.seconds)
-        few = [name for name, count in self.counts.items() if count < least.get(name, 1)]
+        few = lacking(self.counts, self.seconds)
         return self.wrong + [f"too few {name}: {self.counts[name]}" for name in few]
 
     def __str__(self) -> str:
@@ -77,6 +79,12 @@ def demands(seconds: float) -> dict[str, int]:
     if seconds < SHORT_SECONDS:
         return {"kills": int(seconds / 5), "cuts": int(seconds), "resumes": int(seconds), "acks": int(40 * seconds)}
     return {"kills": int(seconds / 18), "cuts": int(seconds), "resumes": int(seconds), "acks": int(seconds * 500 / 3)}
+
+
+def lacking(counts: Counter[str], seconds: float) -> list[str]:
+    """Of what there was too little in a run of so long."""
+    least = demands(seconds)
+    return [name for name, count in counts.items() if count < least.get(name, 1)]
 
 
 class Run:
@@ -97,7 +105,6 @@ class Run:
 
     async def run(self) -> Outcome:
         """Lets it happen, and checks. Leaves no server behind, and PostgreSQL at work."""
-        started = time.monotonic()
         try:
             await asyncio.to_thread(self._start)
             async with aiohttp.ClientSession(f"http://127.0.0.1:{self.server.port}") as http:
@@ -107,7 +114,7 @@ class Run:
             self.server.kill()
             if self._postgres:
                 self._postgres.start()
-        return self._outcome(time.monotonic() - started)
+        return self._outcome()
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -147,13 +154,18 @@ class Run:
         random = self._random("kills")
         troubles = itertools.cycle(random.sample(["stop", "kill", "suspend"], 3))
         end = time.monotonic() + self._seconds
-        while (left := end - time.monotonic()) > 0:
+        while (left := end - time.monotonic()) > 0 or (left > -EXTRA_SECONDS and self._lacking()):
             long = random.random() < 0.05
-            await asyncio.sleep(min(left, random.uniform(2, 40) if long and left > 60 else random.uniform(0.2, 2)))
+            pause = random.uniform(2, 40) if long and left > 60 else random.uniform(0.2, 2)
+            await asyncio.sleep(min(left, pause) if left > 0 else pause)
             if self._postgres and random.random() < 0.5:
                 await asyncio.to_thread(self._trouble, self._postgres, next(troubles), random)
             else:
                 await asyncio.to_thread(self._restart, random)
+
+    def _lacking(self) -> list[str]:
+        self._count()
+        return lacking(self.counts, self._seconds)
 
     def _restart(self, random: Random) -> None:
         if random.random() < 0.4:
@@ -237,14 +249,18 @@ class Run:
                 for message in await messages(http, room)
             ]
 
-    def _outcome(self, seconds: float) -> Outcome:
+    def _outcome(self) -> Outcome:
+        self._count()
+        history = self.record.history
+        wrong = [str(violation) for violation in check(history)]
+        return Outcome(self._seconds, self.counts, history, wrong + self.record.problems + list(self._log_problems()))
+
+    def _count(self) -> None:
         history = self.record.history
         self.counts["resumes"] = self.record.resumes
         self.counts["sends"] = len(history.sends)
         self.counts["acks"] = len({ack.id for ack in history.acks})
         self.counts["receipts"] = history.receipts
-        wrong = [str(violation) for violation in check(history)]
-        return Outcome(self._seconds, self.counts, history, wrong + self.record.problems + list(self._log_problems()))
 
     def _log_problems(self) -> Iterator[str]:
         for line in self.server.stderr.splitlines():
