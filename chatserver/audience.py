@@ -6,7 +6,7 @@ from typing import Final
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import Disconnect
 from chatserver.feed import Feed
-from chatserver.message import Changes, Event, Joined, Left, Message
+from chatserver.message import Changes, Event, Joined, Left
 from chatserver.protocol import Codec
 
 _NOTICES: Final = (Joined, Left, Changes)
@@ -15,13 +15,14 @@ _NOTICES: Final = (Joined, Left, Changes)
 class Audience:
     """Clients that are told the same events, in one order; each event is encoded once for each codec among them."""
 
-    __slots__ = ("_dirty", "_feeds", "_keep_bytes")
+    __slots__ = ("_dirty", "_feeds", "_keep_bytes", "_noticing")
 
     def __init__(self, keep_bytes: int, dirty: Callable[[Feed], None]) -> None:
         """`keep_bytes`: of frames, for those who are behind. `dirty(feed)`: is called when `feed` is to be flushed."""
         self._keep_bytes = keep_bytes
         self._dirty = dirty
         self._feeds: dict[tuple[Codec, bool], Feed] = {}  # by codec, and whether who comes and goes is told
+        self._noticing: dict[tuple[Codec, bool], Feed] = {}  # those of them where it is
 
     @property
     def size(self) -> int:
@@ -45,6 +46,7 @@ class Audience:
         if feed is None:
             feed = self._feeds[kind] = Feed(kind[0], self._keep_bytes)
             self._feeds = dict(sorted(self._feeds.items(), key=lambda each: id(each[0][0])))  # each codec's together
+            self._noticing = {kind: feed for kind, feed in self._feeds.items() if kind[1]}
         client.follow(feed)
 
     def leave(self, client: Client) -> None:
@@ -54,16 +56,16 @@ class Audience:
 
     def broadcast(self, event: Event) -> None:
         """Tells `event` to all. Never waits: who broadcasts a lot pauses while the audience is `crowded`."""
-        notice = not isinstance(event, Message) and isinstance(event, _NOTICES)
+        feeds = self._noticing if isinstance(event, _NOTICES) else self._feeds
         piece, encoded_by = b"", None
         heard: list[tuple[Feed, bytes]] = []
-        for (codec, notices), feed in self._feeds.items():
-            if not feed.followers or (notice and not notices):
-                continue
-            if codec is not encoded_by:
-                piece, encoded_by = codec.encode(event), codec
-            if piece:
-                heard.append((feed, piece))
+        for feed in feeds.values():
+            if feed.followers:
+                if feed.codec is not encoded_by:
+                    encoded_by = feed.codec
+                    piece = encoded_by.encode(event)
+                if piece:
+                    heard.append((feed, piece))
         for feed, piece in heard:  # if a codec failed, nobody has heard anything
             feed.append(piece)
             self._dirty(feed)

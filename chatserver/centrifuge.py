@@ -71,7 +71,7 @@ async def _talk(session: Session, transport: WebSocketTransport) -> None:
                 await session.handle(command)
                 if session.connected:
                     stranger.cancel()
-                    transport.take = session.take
+                    transport.take = session.take if session.door.immediate else None
     finally:
         stranger.cancel()
 

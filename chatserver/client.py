@@ -230,19 +230,23 @@ class Client:
         """`push` for what has a place behind all that was told before, but none before what is told after it: to keep
         that would have everybody who says something served by itself.
         """
-        if self._apart or self.ending or not piece or len(self._queue) >= ANSWERS or not self._mark():
+        queue = self._queue
+        if self._apart or self.ending or not piece or len(queue) >= ANSWERS or not self._mark():
             self.push(piece)
             return
-        self._queue = (*self._queue, piece)
-        self._queued += len(piece)
+        self._queue = (*queue, piece) if queue else (piece,)
         self.delivered += 1
 
     def take_answers(self) -> bytes:
         """What is to be written to this client, which is level, behind the data of a source that reached its mark."""
-        if len(self.sources) == 1:
-            return self._take()
-        self._wake(self)  # the others may not have come so far
-        return b""
+        if len(self.sources) > 1:
+            self._wake(self)  # the others may not have come so far
+            return b""
+        answers, self._queue = self._queue, ()
+        written = self.codec.join(answers)
+        if self._control:
+            written, self._control = written + self._control, b""
+        return written
 
     async def emptied(self) -> None:
         """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
@@ -333,11 +337,11 @@ class Client:
         return True
 
     def _mark(self) -> bool:
-        coming = False
+        coming = 0
         for source in self.sources:
             if not source.mark(self):
                 return False
-            coming = coming or source.pending_bytes > 0
+            coming += source.pending_bytes
         if not coming:  # with which the answer would go out
             self._wake(self)
         return True
@@ -345,7 +349,7 @@ class Client:
     def _step_apart(self) -> None:
         answers: Iterable[bytes] = ()
         if not self._apart:
-            answers, self._queue, self._queued = self._queue, (), 0
+            answers, self._queue = self._queue, ()
             for source in self.sources:
                 source.part(self)
             self._apart = True
@@ -379,7 +383,7 @@ class Client:
     def _next(self) -> Sequence[bytes]:
         """Takes about `WRITE_BYTES` off the queue, or all the answers."""
         if not isinstance(self._queue, deque):
-            pieces, self._queue, self._queued = self._queue, (), 0
+            pieces, self._queue = self._queue, ()
             return pieces
         taken: list[bytes] = []
         size = 0

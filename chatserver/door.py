@@ -52,8 +52,9 @@ class Door:
         )
         self.handler: Handler = self._publish
         """What handles a message: the chain, and behind it the room's log."""
-        self.checks: Sequence[Check] | None = None
-        """All there is in the chain, unless it has something else, too."""
+        self.immediate = False
+        """The chain has nothing to wait for: messages may be handed to `publish`."""
+        self._checks: Sequence[Check] = ()
         self.ends = Turnstile(ENDS_PER_TURN)
         """For the transports of all."""
         self._unstored: dict[Client, Unstored] = {}
@@ -65,7 +66,8 @@ class Door:
     async def run(self, app: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: composes the chain, to which all features have added by now, and runs pool and rooms."""
         self.handler = compose(self._chain, self._publish, self.config.plugin_seconds)
-        self.checks = checks(self._chain)
+        found = checks(self._chain)
+        self.immediate, self._checks = found is not None, found or ()
         await self._open_store()
         await self.pool.start()
         watchdog = asyncio.create_task(Watchdog().run())
@@ -116,11 +118,12 @@ class Door:
         return found
 
     def publish(self, command: Command, client: Client, unstored: Unstored) -> None:
-        """What `handler` does if `checks` are all there is, and if neither the room nor `unstored` has to be waited
-        for. Raises `ChatError` and `Disconnect`.
+        """What `handler` does if the door is `immediate`, and if neither the room nor `unstored` has to be waited for.
+
+        Raises `ChatError` and `Disconnect`.
         """
-        assert self.checks is not None  # or else a middleware would be passed over
-        for each in self.checks:
+        assert self.immediate  # or else a middleware would be passed over
+        for each in self._checks:
             each.check(command, client)
         self.rooms.publish(command, client, unstored.add())
 

@@ -1,6 +1,6 @@
 """The recent frames of one audience in one codec, and who has had how much of them."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice, repeat
 from typing import Final
 
@@ -40,8 +40,10 @@ class _Group:
             self._places = {client: place for place, client in enumerate(self.clients)}
         return self._places
 
-    def without(self, some: Iterable[Client]) -> tuple[list[Client], list[int]]:
+    def without(self, some: Collection[Client]) -> tuple[list[Client], list[int]]:
         """The others, and their descriptors."""
+        if len(some) == len(self.clients):
+            return [], []
         clients, descriptors = self.clients.copy(), self.descriptors.copy()
         for place in sorted(map(self.places.__getitem__, some), reverse=True):
             del clients[place], descriptors[place]
@@ -75,12 +77,9 @@ class Feed:
         self._unwritten: dict[Client, None] = {}  # instead, once one of them has gone
         self._level: dict[Client, int] = {}  # with the number of the first piece had while level
         self._apart: dict[Client, int] = {}  # with the number of the next piece to have
-        self._marks: dict[Client, int] = {}  # with the number of the piece that may come behind what is their own
-
-    @property
-    def followers(self) -> int:
+        self.followers = 0
         """How many clients follow."""
-        return len(self._level) + len(self._apart)
+        self._marks: dict[Client, int] = {}  # with the number of the piece that may come behind what is their own
 
     @property
     def unfinished(self) -> bool:
@@ -96,10 +95,12 @@ class Feed:
 
     def join(self, client: Client) -> None:
         self._apart[client] = self._end
+        self.followers = len(self._level) + len(self._apart)
 
     def leave(self, client: Client) -> None:
         self._apart.pop(client, None)
         self._leave_level(client)
+        self.followers = len(self._level) + len(self._apart)
 
     def part(self, client: Client) -> None:
         self._apart[client] = self._leave_level(client)
@@ -113,10 +114,10 @@ class Feed:
     def mark(self, client: Client) -> bool:
         if self.pending_bytes > WRITE_BYTES:
             return False
-        place = self._marks.get(client)
-        if place is not None and place <= self._flushed and self.unfinished:
+        marks = self._marks
+        if client in marks and marks[client] <= self._flushed and self.unfinished:
             return False
-        self._marks[client] = self._end
+        marks[client] = self._base + len(self._pieces)
         return True
 
     def reached(self, client: Client) -> bool:

@@ -18,6 +18,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _SHORT, _MEDIUM = 125, 126
 _TEXT_WHOLE: Final = _FIN | TEXT
+_MASKED_MEDIUM: Final = _MASKED | _MEDIUM
 _CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 """Close codes below 3000 that may be sent (RFC 6455 section 7.4, and the registry it makes)."""
 
@@ -81,6 +82,28 @@ class FrameParser:
     def waiting(self) -> int:
         """Bytes that were fed and not asked for."""
         return len(self._data) - self._at
+
+    def whole(self, data: bytes) -> str | None:
+        """The text of a message, if `data`, which has just come, is the one frame of it, no more and no less, as nearly
+        always is. None if it isn't, or if anything is wrong with it: then it is to be fed.
+        """
+        size = len(data)
+        if size < 6 or data[0] != _TEXT_WHOLE or self._data or self._over or self._parts is not None:
+            return None
+        start, second = 6, data[1]
+        length = second - _MASKED
+        if second == _MASKED_MEDIUM:
+            start, length = 8, data[2] << 8 | data[3]
+        elif second > _MASKED_MEDIUM:
+            return None
+        if start + length != size or 0 < self._most < length:
+            return None
+        payload = bytearray(data[start:])
+        self._unmask(data[start - 4 : start], payload)
+        try:
+            return payload.decode()
+        except UnicodeDecodeError:
+            return None
 
     def feed(self, data: bytes) -> None:
         """More bytes. Behind a close frame or an error they are thrown away."""

@@ -4,10 +4,13 @@ from chatserver.errors import REASON_BYTES, Disconnect
 
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
+_SHORT_TEXT = [bytes((_TEXT, length)) for length in range(126)]
+
 
 def text(payload: bytes) -> bytes:
     """A whole text message; `payload` is UTF-8."""
-    return _header(_TEXT, len(payload)) + payload
+    length = len(payload)
+    return (_SHORT_TEXT[length] if length < 126 else _header(_TEXT, length)) + payload
 
 
 def binary(payload: bytes) -> bytes:

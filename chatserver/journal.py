@@ -140,8 +140,9 @@ class Journal:
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
-        while self._queue and len(batch) < BATCH_ENTRIES and size < BATCH_CHARACTERS:
-            waiting = self._queue.popleft()
+        queue = self._queue
+        while queue and size < BATCH_CHARACTERS and len(batch) < BATCH_ENTRIES:
+            waiting = queue.popleft()
             batch.append(waiting)
             size += len(waiting.entry.data)
         return batch

@@ -30,7 +30,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
         return f"{self.epoch}:{self.offset}"
 
 
-class Info(msgspec.Struct, frozen=True, gc=False):
+class Info(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """Who somebody is, as the members of a room are told."""
 
     user: str

@@ -52,7 +52,7 @@ async def send(session: Session, id: int, data: bytes) -> None:
     if wanted.key and not session.user and len(wanted.key) < SHARED_KEY_CHARACTERS:
         raise BadRequest(f"key: without a token, at least {SHARED_KEY_CHARACTERS} random characters are needed")
     channel = session.channel(wanted.room)
-    channel.check_publish(session.user, member=channel.name in session.subscriptions)
+    channel.check_publish(session.user, member=channel.name in session.subscriptions.by_name)
     raw = bytes(wanted.data) or _encode({"body": wanted.body})
     command = said(channel.name, raw, session.door.config.max_body_bytes, key=wanted.key)
     await session.say(command, id, lambda stamp: _sent(session, stamp))
@@ -64,7 +64,7 @@ async def history(session: Session, id: int, data: bytes) -> wire.RPCResult:
     if wanted.after is not None and wanted.before is not None:
         raise BadRequest("data: after and before: only one of them is allowed")
     channel, rooms = session.channel(wanted.room), session.door.rooms
-    channel.check_history(session.user, member=channel.name in session.subscriptions)
+    channel.check_history(session.user, member=channel.name in session.subscriptions.by_name)
     reverse = wanted.after is None
     since = wanted.before if reverse else wanted.after
     if since is not None:

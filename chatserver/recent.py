@@ -35,10 +35,11 @@ class Recent:
         self.top = record.offset
         records = self._records
         records.append(record)
-        self._characters += len(record.data)
-        while len(records) > KEEP_EVENTS or self._characters > KEEP_CHARACTERS:
-            self._characters -= len(records.popleft().data)
+        characters = self._characters + len(record.data)
+        while len(records) > KEEP_EVENTS or characters > KEEP_CHARACTERS:
+            characters -= len(records.popleft().data)
             self.complete = True
+        self._characters = characters
 
     def prepend(self, records: Sequence[Record]) -> None:
         """`records` are the last ones before those here, as many as there are up to what is missing."""

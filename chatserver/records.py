@@ -44,7 +44,7 @@ _decode_meta = msgspec.json.Decoder(_Meta).decode
 def data_of(body: str, data: str = "") -> str:
     """The payload: `{"body": "text"}`, or `data`, whose `body` is brought in line with `body`."""
     if not data:
-        return _encode(_Body(body)).decode()
+        return f'{{"body":{_encode(body).decode()}}}'
     return data if (body_of(data) or "") == body else with_body(data, body)
 
 
@@ -71,6 +71,12 @@ def said(room: str, raw: bytes, max_body_bytes: int, *, key: str | None = None) 
         data = "" if data == data_of(body) else data
     check_body(body, max_body_bytes)
     return Publish(body, room, data, key)
+
+
+def said_text(room: str, text: str, max_body_bytes: int) -> Publish:
+    """`said` for the payload that has just a text. Raises `ChatError`."""
+    check_body(text, max_body_bytes)
+    return Publish(text, room)
 
 
 def entry_of(command: Publish, user: str, info: Info) -> Entry:
@@ -109,10 +115,10 @@ def _just_text(raw: bytes) -> str | None:
     if not raw.startswith(b'{"body":"'):
         return None
     try:
-        text = _decode_body(raw).body
+        text = _decode_body(raw).body if b"\\" in raw else raw[9:-2].decode()
     except ValueError:
         return None
-    return text if _encode(_Body(text)) == raw else None
+    return text if _encode(text) == raw[8:-1] and raw.endswith(b"}") else None
 
 
 def _is_json(data: str) -> bool:

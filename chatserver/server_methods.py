@@ -101,7 +101,7 @@ async def unsubscribe(node: Node, request: types.UnsubscribeRequest) -> types.Do
     """See `UnsubscribeRequest`."""
 
     async def drop(session: Session) -> None:
-        for name in [request.channel] if request.channel else session.subscriptions.names:
+        for name in [request.channel] if request.channel else list(session.subscriptions.by_name):
             await session.drop(name)
 
     await _together(drop, _sessions(node, request))

@@ -38,7 +38,7 @@ from chatserver.message import Info, Position, Publish
 from chatserver.protocol import wire
 from chatserver.protocol.centrifuge import Json, Protobuf, client_info, publication
 from chatserver.query import NAME_RULE, called, is_name
-from chatserver.records import messages_of, said
+from chatserver.records import messages_of, said, said_text
 from chatserver.store import Stamp
 from chatserver.subscriptions import GRACE_SECONDS, SERVER_UNSUBSCRIBE, Subscriptions, seconds_left
 from chatserver.tokens import (
@@ -111,16 +111,20 @@ class Session:
 
     def take(self, frame: str | bytes) -> bool:
         """Does what a frame asks for, if that is one message, or a pong, and nothing has to be waited for; False if it
-        isn't, or something has. Raises `Disconnect`.
+        isn't, or something has. To be called once the client is `connected`, and only if `door.immediate`. Raises
+        `Disconnect`.
         """
-        if not self.connected or self.client.ending or self.door.checks is None:
+        if self.client.ending:
             return False
+        text = self.codec.text(frame)
+        if text:
+            return self._publish_now(*text)
         command = self.codec.command(frame)
         if command is None:
             return False
         request = command.request
         if isinstance(request, wire.PublishRequest):
-            return self._publish_now(command.id, request)
+            return self._publish_now(command.id, request.channel, request.data)
         if request or command.id:
             return False
         self.client.received += 1
@@ -276,7 +280,7 @@ class Session:
         name = self.channel(request.channel).name
         if not request.token:
             raise BadRequest
-        if name not in self.subscriptions:
+        if name not in self.subscriptions.by_name:
             raise PermissionDenied
         try:
             claims = await self.subscriptions.claims(request.token, name)
@@ -290,25 +294,27 @@ class Session:
         return wire.SubRefreshResult(expires=True, ttl=seconds_left(claims.expires_at))
 
     async def _publish(self, id: int, request: wire.PublishRequest) -> None:
-        await self.say(self._said(self.channel(request.channel), request), id, _published)
+        await self.say(self._said(self.channel(request.channel), request.data), id, _published)
 
-    def _publish_now(self, id: int, request: wire.PublishRequest) -> bool:
+    def _publish_now(self, id: int, name: str, data: str | msgspec.Raw) -> bool:
         door, client = self.door, self.client
         unstored = door.unstored(client)
-        room = door.rooms.get(request.channel)
+        room = door.rooms.get(name)
         if room is None or room.audience.crowded or unstored.full:
             return False
         client.received += 1
         unstored.begin(partial(self._answer, id, _published))
         try:
-            door.publish(self._said(room.channel, request), client, unstored)
+            door.publish(self._said(room.channel, data), client, unstored)
         except ChatError as error:
             self._answer(id, _published, error)
         return True
 
-    def _said(self, channel: Channel, request: wire.PublishRequest) -> Publish:
-        channel.check_publish(self.user, member=channel.name in self.subscriptions)
-        return said(channel.name, bytes(request.data), self.door.config.max_body_bytes)
+    def _said(self, channel: Channel, data: str | msgspec.Raw) -> Publish:
+        """`data`: just a text, or a payload."""
+        channel.check_publish(self.client.info.user, member=channel.name in self.subscriptions.by_name)
+        most = self.door.config.max_body_bytes
+        return said_text(channel.name, data, most) if isinstance(data, str) else said(channel.name, bytes(data), most)
 
     def _answer(self, id: int, result: Callable[[Stamp | None], wire.Result], outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
@@ -327,12 +333,12 @@ class Session:
 
     def _members(self, name: str) -> list[Info]:
         channel = self.channel(name)
-        channel.check_presence(self.user, member=channel.name in self.subscriptions)
+        channel.check_presence(self.user, member=channel.name in self.subscriptions.by_name)
         return self.door.rooms.members(channel.name)
 
     async def _history(self, id: int, request: wire.HistoryRequest) -> wire.HistoryResult:
         channel, rooms, since = self.channel(request.channel), self.door.rooms, request.since
-        channel.check_history(self.user, member=channel.name in self.subscriptions)
+        channel.check_history(self.user, member=channel.name in self.subscriptions.by_name)
         offset = rooms.offset(Position(since.epoch, since.offset)) if since else None
         await self.client.emptied()
         records, top = await page(rooms.store, channel, limit=request.limit, since=offset, reverse=request.reverse)

@@ -82,20 +82,13 @@ class Subscriptions:
         self._verifier = door.verifier
         self._client = client
         self._codec = codec
-        self._by_name: dict[str, Subscription] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._by_name
-
-    @property
-    def names(self) -> list[str]:
-        """Of all of them."""
-        return list(self._by_name)
+        self.by_name: dict[str, Subscription] = {}
+        """All of them."""
 
     @property
     def by_token(self) -> set[str]:
         """The names of those that the connection's token brought."""
-        return {name for name, subscription in self._by_name.items() if subscription.by_token}
+        return {name for name, subscription in self.by_name.items() if subscription.by_token}
 
     async def prepare(
         self, request: SubscribeRequest, *, claims: SubscriptionClaims | None = None, by_server: bool = False
@@ -119,7 +112,7 @@ class Subscriptions:
             raise
         notices = _is_told_of_others(channel, request)
         info = Info(self._client.info.user, self._client.id, self._client.info.conn, claims.info if claims else "")
-        subscription = self._by_name[channel.name] = Subscription(room, info, by_server, notices, after, deltas)
+        subscription = self.by_name[channel.name] = Subscription(room, info, by_server, notices, after, deltas)
         if claims:
             self._expire_at(subscription, claims.expires_at)
             result = _with_claims(result, claims, by_server=by_server)
@@ -141,7 +134,7 @@ class Subscriptions:
             if subscription.by_server:
                 self._client.disconnect(InsufficientState())
             self.drop(room.name, INSUFFICIENT_STATE)
-        if self._by_name.get(room.name) is not subscription:  # it ended meanwhile
+        if self.by_name.get(room.name) is not subscription:  # it ended meanwhile
             self._rooms.leave(self._client, room)
 
     async def make(self, request: SubscribeRequest, *, claims: SubscriptionClaims) -> None:
@@ -162,7 +155,7 @@ class Subscriptions:
 
     def drop(self, name: str, reason: Unsubscribe | None = None) -> None:
         """Ends a subscription, if there is one; with a `reason` the client is told."""
-        subscription = self._by_name.pop(name, None)
+        subscription = self.by_name.pop(name, None)
         if subscription:
             self._rooms.leave(self._client, subscription.room)
             self._let_go(subscription)
@@ -171,9 +164,9 @@ class Subscriptions:
 
     def close(self) -> None:
         """Ends all; the client is gone, which the rooms are told by the pool."""
-        for subscription in self._by_name.values():
+        for subscription in self.by_name.values():
             self._let_go(subscription)
-        self._by_name.clear()
+        self.by_name.clear()
 
     async def claims(self, token: str, name: str) -> SubscriptionClaims:
         """What a subscription token says. Raises `PermissionDenied`, `TokenExpired`, `InternalError`, and for one that
@@ -194,12 +187,12 @@ class Subscriptions:
 
     def renew(self, name: str, expires_at: float | None) -> None:
         """The subscription has a newer token."""
-        self._expire_at(self._by_name[name], expires_at)
+        self._expire_at(self.by_name[name], expires_at)
 
     def _check(self, request: SubscribeRequest) -> Channel:
-        if request.channel in self._by_name:
+        if request.channel in self.by_name:
             raise AlreadySubscribed
-        if len(self._by_name) >= MOST:
+        if len(self.by_name) >= MOST:
             raise LimitExceeded
         channel = self._rooms.channels.find(request.channel)
         if request.type:

@@ -214,11 +214,15 @@ class WebSocketTransport(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio's: bytes have come."""
         self._heard = True
-        self._parser.feed(data)
         waiter = self._waiter
-        if waiter and not waiter.done():  # or else whoever reads is at work
-            if self.take and self._taken(self.take):
-                return
+        if waiter is None or waiter.done():  # whoever reads is at work
+            self._parser.feed(data)
+        elif self.take is None:
+            self._parser.feed(data)
+            _wake(waiter)
+        elif self._taken(self.take, data):
+            return
+        else:
             _wake(waiter)
         if self._parser.waiting >= READ_BYTES:
             self._pause_reading()
@@ -248,9 +252,15 @@ class WebSocketTransport(asyncio.Protocol):
             raise left
         return self._parser.next() if left is None else left
 
-    def _taken(self, take: Callable[[str | bytes], bool]) -> bool:
-        """All that has come is taken; or else the first that isn't is left for `receive`."""
+    def _taken(self, take: Callable[[str | bytes], bool], data: bytes) -> bool:
+        """All that has come is taken, `data` just now; or else the first that isn't is left for `receive`."""
         try:
+            text = self._parser.whole(data)
+            if text is not None:
+                if not take(text):
+                    self._left = text
+                return self._left is None
+            self._parser.feed(data)
             for _ in range(FRAMES_PER_TURN):
                 item = self._parser.next()
                 if item is None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Final, TypeAlias
 
 from chatserver.client import Client
@@ -26,8 +25,8 @@ class Unstored:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._waiting: list[list[bytes] | None] = []
-        """For each of them, what is to be told after it; None: nothing."""
+        self._waiting: list[Answer | bytes] = []
+        """How each of them is to be answered, and what is to be told in between."""
         self._answered: asyncio.Event | None = None
         self._answer: Answer = _silent
         self.taken = False
@@ -54,16 +53,15 @@ class Unstored:
     def add(self) -> Answered:
         """One more; to be called when it is known what became of it."""
         self.taken = True
-        self._waiting.append(None)
-        return partial(self._tell, self._answer)
+        self._waiting.append(self._answer)
+        return self._tell
 
     def tell(self, piece: bytes) -> None:
         """Answers come in the order of what they answer: this one after those to messages that are on their way."""
-        if not self._waiting:
+        if self._waiting:
+            self._waiting.append(piece)
+        else:
             self._client.push(piece)
-            return
-        replies = self._waiting[-1] = self._waiting[-1] or []
-        replies.append(piece)
 
     async def _fewer_than(self, count: int) -> None:
         while len(self._waiting) >= count:
@@ -72,13 +70,17 @@ class Unstored:
             self._answered.clear()
             await self._answered.wait()
 
-    def _tell(self, answer: Answer, outcome: Stamp | Exception) -> None:
-        replies = self._waiting.pop(0)
+    def _tell(self, outcome: Stamp | Exception) -> None:
+        """Of the first of them: what becomes of them is known in their order."""
+        waiting = self._waiting
+        answer = waiting.pop(0)
+        assert not isinstance(answer, bytes)
         if self._answered:
             self._answered.set()
         answer(outcome)
-        for reply in replies or ():
-            self._client.push(reply)
+        while waiting and isinstance(piece := waiting[0], bytes):
+            del waiting[0]
+            self._client.push(piece)
 
 
 def _silent(outcome: Stamp | Exception) -> None:

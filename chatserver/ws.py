@@ -163,7 +163,7 @@ class Endpoint:
             await self._enter(client, room, visit)
             del visit, claims  # as above
             member = _Member(self._door, self._codec, client, room)
-            transport.take = member.take
+            transport.take = member.take if self._door.immediate else None
             while not client.ending:
                 text = await transport.receive()
                 assert isinstance(text, str)
@@ -208,10 +208,13 @@ class _Member:
         self._bad = 0
 
     def take(self, frame: str | bytes) -> bool:
-        """Handles one frame, if nothing has to be waited for; False if something has. Raises `Disconnect`."""
+        """Handles one frame, if nothing has to be waited for; False if something has. Only if `door.immediate`.
+
+        Raises `Disconnect`.
+        """
         client, door = self._client, self._door
         unstored = door.unstored(client)
-        if client.ending or door.checks is None or unstored.full or self._room.audience.crowded:
+        if client.ending or unstored.full or self._room.audience.crowded:
             return False
         assert isinstance(frame, str)
         command = self._understand(frame, unstored)

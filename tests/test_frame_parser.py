@@ -93,6 +93,69 @@ def test_a_message_in_pieces_is_one_message(text: str, size: int) -> None:
     assert parsed(bytes([byte]) for byte in stream) == items
 
 
+FRAMES = st.builds(
+    frame,
+    st.sampled_from([TEXT, TEXT, TEXT, BINARY, CONTINUATION, PING, CLOSE]),
+    st.text(max_size=150).map(str.encode) | st.binary(max_size=130),
+    fin=st.sampled_from([True, True, True, False]),
+)
+STRANGE = st.builds(lambda head, rest: bytes(head) + rest, st.lists(st.integers(0, 255), max_size=12), FRAMES)
+
+
+def all_told(chunks: list[bytes], whole: bool) -> list[Item | type[Disconnect]]:
+    """What stands in `chunks`, and at last what ends it; each is asked whether it is `whole` before it is fed."""
+    parser = FrameParser(140, binary=True)
+    items: list[Item | type[Disconnect]] = []
+    try:
+        for chunk in chunks:
+            text = parser.whole(chunk) if whole else None
+            items.extend(taken(parser, chunk) if text is None else [text])
+    except Disconnect as end:
+        items.append(type(end))
+    return items
+
+
+@PATIENT
+@given(st.lists(FRAMES | FRAMES | STRANGE | st.binary(max_size=9), max_size=5))
+def test_who_asks_for_whole_frames_is_told_the_same(chunks: list[bytes]) -> None:
+    assert all_told(chunks, whole=True) == all_told(chunks, whole=False)
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65535])
+def test_a_whole_frame(length: int) -> None:
+    parser = FrameParser(0, binary=False)
+    assert parser.whole(frame(TEXT, b"x" * length)) == "x" * length
+    assert parser.next() is None
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        frame(TEXT, b"x" * 65536),
+        b"\x81\xff" + frame(TEXT, b"x" * 125),  # as long as its header would be in short
+        frame(TEXT, b"x")[:-1],
+        frame(TEXT, b"x") + b"\x81",
+        frame(TEXT, b"x", fin=False),
+        frame(BINARY, b"x"),
+        frame(TEXT, b"\xff"),
+        frame(TEXT, b"x" * 1025),
+        b"\x81\x02xxxxxx",
+    ],
+)
+def test_what_is_no_whole_frame_is_to_be_fed(stream: bytes) -> None:
+    parser = FrameParser(1024, binary=False)
+    assert parser.whole(stream) is None
+
+
+def test_a_frame_is_not_whole_behind_what_waits_and_in_a_message_and_behind_the_end() -> None:
+    text = frame(TEXT, b"x")
+    for before in (text[:1], frame(TEXT, fin=False), frame(CLOSE)):
+        parser = FrameParser(0, binary=False)
+        parser.feed(before)
+        ending(parser)
+        assert parser.whole(text) is None
+
+
 def test_binary_messages_that_are_not_welcome() -> None:
     parser = FrameParser(0, binary=False)
     parser.feed(frame(BINARY))

@@ -1,6 +1,7 @@
 """The Centrifuge protocol, frame by frame, in both forms."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from chatserver.protocol import Codec, protobuf, wire
 from chatserver.protocol.centrifuge import Json, Protobuf, _by, client_info, publication
 from chatserver.protocol.schema import FIELDS
 from chatserver.protocol.wire import Command, Wire, raw
+from chatserver.records import said, said_text
 from tests.centrifuge import COMMANDS, KINDS, PAYLOADS, TEXT
 from tests.fakes import PATIENT, split
 
@@ -53,6 +55,64 @@ def told(form: Form, piece: bytes) -> wire.Reply:
 def line(command: Command) -> bytes:
     """A command in JSON."""
     return msgspec.json.encode(command)
+
+
+# Frames with just a text
+
+IDS = ["7", "0", "-1", "4294967295", "4294967296", "1.5", "null"]
+CHANNELS = ['"room"', '""', "null", "1", '"a\\u0062"']
+TEXTS = [
+    '{"body":"é \U0001f600"}',
+    '{ "body" : "a" }',
+    '{"body":"a\tb"}',
+    '{"body":"a\\tb"}',
+    '{"body":"\\u0061"}',
+    '{"body":"\x7f"}',
+    '{"body":"a","body":"b"}',
+    '{"\\u0062ody":"a"}',
+    '{"body":"a","more":1}',
+    '{"body":null}',
+    "{}",
+    '"a"',
+]
+ENDS = ["", ',"presence":{"channel":"c"}', ',"unsubscribe":{"channel":"c"}', ',"id":9', ',"unknown":1', "\n"]
+
+
+def saying(number: str = "7", channel: str = '"room"', data: str = "null", end: str = "") -> str:
+    """A frame that says something, perhaps wrongly."""
+    return f'{{"id": {number},"publish":{{"channel":{channel},"data":{data}}}{end}}}'
+
+
+def check_text(frame: str) -> None:
+    """If it is understood at first sight, then as it would be at second."""
+    text = Json().text(frame)
+    if text is not None:
+        (command,) = Json().commands(frame)
+        assert isinstance(command.request, wire.PublishRequest)
+        assert (command.id, command.request.channel) == text[:2]
+        assert said("room", bytes(command.request.data), 0) == said_text("room", text[2], 0)
+
+
+def test_a_frame_with_just_a_text_says_the_same_as_its_command() -> None:
+    for parts in itertools.product(IDS, CHANNELS, TEXTS, ENDS):
+        check_text(saying(*parts))
+
+
+@PATIENT
+@given(st.text(alphabet='ab é\U0001f600\t\x00\x7f"\\{}:,\n', max_size=8))
+def test_whatever_the_text_is(text: str) -> None:
+    for body in (json.dumps(text), json.dumps(text, ensure_ascii=False), f'"{text}"'):
+        check_text(saying(data=f'{{"body":{body}}}'))
+
+
+@pytest.mark.parametrize("body", ["", "hi", "é \U0001f600", '{"body":'.replace('"', "'"), "x" * 300])
+def test_a_frame_with_just_a_text_is_understood_at_first_sight(body: str) -> None:
+    for separators in ((",", ":"), (", ", ": ")):
+        command = {"id": 5, "publish": {"channel": "room", "data": {"body": body}}}
+        frame = json.dumps(command, separators=separators, ensure_ascii=False)
+        assert Json().text(frame) == (5, "room", body)
+        assert Json().text(frame.encode()) is None
+        assert Protobuf().text(frame) is None
 
 
 # Commands in JSON

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -25,12 +25,36 @@ _NAMES: Final = {field.message: field.name for kind in (wire.Reply, wire.Push) f
 
 _JSON_NAMES: Final = {kind: name.encode() for kind, name in _NAMES.items()}
 
+_BARE: Final = {kind: f'"{name}":{{}}' for kind, name in _NAMES.items() if kind and not kind.__struct_fields__}
+"""Results without fields."""
+
+
+class _Text(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    body: str
+
+
+class _TextRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    channel: str
+    data: _Text
+
+
+class _TextCommand(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    id: Annotated[int, msgspec.Meta(ge=1, le=0xFFFF_FFFF)]
+    publish: _TextRequest
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(wire.Command).decode
+_decode_text = msgspec.json.Decoder(_TextCommand).decode
 
 
 class _Form(ABC):
     """What is the same in both forms."""
+
+    @abstractmethod
+    def text(self, frame: str | bytes) -> tuple[int, str, str] | None:
+        """The id, the channel and the text of a frame that says just a text, `{"body": "…"}`, as most do; None for
+        others, and for what isn't understood at first sight."""
 
     @abstractmethod
     def _only(self, frame: str | bytes) -> wire.Command | None:
@@ -104,7 +128,21 @@ class Json(_Form):
     def reply(self, id: int, result: wire.Result) -> bytes:
         if not id:  # of a command that forgot it
             return super().reply(id, result)
+        bare = _BARE.get(type(result))
+        if bare:
+            return f'{{"id":{id},{bare}}}'.encode()
         return b'{"id":%d,"%b":%b}' % (id, _JSON_NAMES[type(result)], _encode(result))
+
+    def text(self, frame: str | bytes) -> tuple[int, str, str] | None:
+        # Without escapes a text is kept as it came, and a field that stands twice can be seen.
+        if not isinstance(frame, str) or "\\" in frame or "\n" in frame or frame.count('"body"') != 1:
+            return None
+        try:
+            command = _decode_text(frame)
+        except (ValueError, RecursionError):
+            return None
+        request = command.publish
+        return command.id, request.channel, request.data.body
 
     def _only(self, frame: str | bytes) -> wire.Command | None:
         return _decode(frame) if isinstance(frame, str) and "\n" not in frame else None
@@ -141,6 +179,9 @@ class Protobuf(_Form):
     def join(self, pieces: Sequence[bytes]) -> bytes:
         messages = self._together(pieces)
         return frames.binary(messages) if messages else b""
+
+    def text(self, frame: str | bytes) -> tuple[int, str, str] | None:
+        return None
 
     def _only(self, frame: str | bytes) -> wire.Command | None:
         messages = list(protobuf.split(frame)) if isinstance(frame, bytes) else []

@@ -30,15 +30,19 @@ class Log:
         return self.trimmed + len(self.records)
 
     def append(self, entry: Entry, now: int) -> Stamp:
-        identity = (entry.user, entry.key) if entry.key is not None else None
-        if identity and (known := self._keys.get(identity)):
+        key = entry.key
+        known = self._keys.get((entry.user, key)) if key is not None else None
+        if known:
             return Stamp(known.offset, known.time, new=False)
-        self._time = max(self._time, now)
-        record = Record(self.top + 1, self._time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
-        self.records.append(record)
-        if identity:
-            self._keys[identity] = record
-        return Stamp(record.offset, record.time)
+        if now > self._time:
+            self._time = now
+        records = self.records
+        offset = self.trimmed + len(records) + 1
+        record = Record(offset, self._time, entry.kind, entry.user, entry.data, key, entry.meta)
+        records.append(record)
+        if key is not None:
+            self._keys[entry.user, key] = record
+        return Stamp(offset, self._time)
 
     def trim(self, before: int, keep: int, limit: int) -> int:
         """Lets go of `limit` events at most. Returns of how many."""
