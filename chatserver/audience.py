@@ -1,12 +1,12 @@
 """Those who hear the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.errors import Disconnect
 from chatserver.feed import Feed
-from chatserver.message import Changes, Event, Joined, Left
+from chatserver.message import Changes, Event, Joined, Left, Message
 from chatserver.protocol import Codec
 
 _NOTICES: Final = (Joined, Left, Changes)
@@ -56,18 +56,25 @@ class Audience:
 
     def broadcast(self, event: Event) -> None:
         """Tells `event` to all. Never waits: who broadcasts a lot pauses while the audience is `crowded`."""
-        feeds = self._noticing if isinstance(event, _NOTICES) else self._feeds
-        piece, encoded_by = b"", None
-        heard: list[tuple[Feed, bytes]] = []
+        self._tell(self._noticing if isinstance(event, _NOTICES) else self._feeds, [event])
+
+    def tell(self, messages: Sequence[Message]) -> None:
+        """`broadcast` for several, together: all of them, or, if a codec fails, none."""
+        self._tell(self._feeds, messages)
+
+    def _tell(self, feeds: Mapping[tuple[Codec, bool], Feed], events: Sequence[Event]) -> None:
+        pieces: list[bytes] = []
+        encoded_by = None
+        heard: list[tuple[Feed, list[bytes]]] = []
         for feed in feeds.values():
             if feed.followers:
                 if feed.codec is not encoded_by:
                     encoded_by = feed.codec
-                    piece = encoded_by.encode(event)
-                if piece:
-                    heard.append((feed, piece))
-        for feed, piece in heard:  # if a codec failed, nobody has heard anything
-            feed.append(piece)
+                    pieces = list(filter(None, map(encoded_by.encode, events)))
+                if pieces:
+                    heard.append((feed, pieces))
+        for feed, pieces in heard:  # if a codec failed, nobody has heard anything
+            feed.extend(pieces)
             self._dirty(feed)
 
     def disconnect(self, end: Disconnect) -> None:

@@ -112,7 +112,7 @@ class Door:
         """The messages of `client` that are on their way; most never send any."""
         found = self._unstored.get(client)
         if found is None:
-            found = Unstored(client)
+            found = Unstored(client, self.rooms.divide)
             if client in self.pool.clients:  # a middleware may take longer than the connection
                 self._unstored[client] = found
         return found

@@ -79,17 +79,14 @@ class Feed:
         self._apart: dict[Client, int] = {}  # with the number of the next piece to have
         self.followers = 0
         """How many clients follow."""
+        self.unfinished = False
+        """A flush has begun, and the next has to go on with it: `_groups_left` or `_unwritten` isn't empty."""
         self._marks: dict[Client, int] = {}  # with the number of the piece that may come behind what is their own
 
-    @property
-    def unfinished(self) -> bool:
-        """A flush has begun, and the next has to go on with it."""
-        return bool(self._groups_left or self._unwritten)
-
-    def append(self, piece: bytes) -> None:
-        """Adds `piece` for everybody who follows now."""
-        size = len(piece)
-        self._pieces.append(piece)
+    def extend(self, pieces: Sequence[bytes]) -> None:
+        """Adds `pieces` for everybody who follows now."""
+        size = sum(map(len, pieces))
+        self._pieces.extend(pieces)
         self._kept_bytes += size
         self.pending_bytes += size
 
@@ -142,8 +139,7 @@ class Feed:
         """
         if not self.unfinished:
             self._begin()
-        group = self._next_group()
-        stalled = self._write(group) if group else ()
+        stalled = self._write(self._next_group()) if self.unfinished else ()
         if not self.unfinished:
             self._data = b""
         return stalled
@@ -152,7 +148,7 @@ class Feed:
         """Lets go of all pieces, and returns all followers: they miss something that couldn't be told to them."""
         self._base = self._flushed = self._end
         self._pieces.clear()
-        self._groups_left, self._unwritten = [], {}
+        self._groups_left, self._unwritten, self.unfinished = [], {}, False
         self._kept_bytes = self.pending_bytes = 0
         return [*self._level, *self._apart]
 
@@ -185,14 +181,18 @@ class Feed:
             starts = range(0, len(clients), FLUSH_CLIENTS)
             self._groups = [_Group(clients[start : start + FLUSH_CLIENTS]) for start in starts]
         self._groups_left = self._groups.copy()
+        self.unfinished = bool(self._groups)
 
-    def _next_group(self) -> _Group | None:
+    def _next_group(self) -> _Group:
+        """Takes the next of those who haven't been written to."""
         if self._groups_left:
-            return self._groups_left.pop(0)
-        clients = list(islice(self._unwritten, FLUSH_CLIENTS))
-        for client in clients:
-            del self._unwritten[client]
-        return _Group(clients) if clients else None
+            group = self._groups_left.pop(0)
+        else:
+            group = _Group(list(islice(self._unwritten, FLUSH_CLIENTS)))
+            for client in group.clients:
+                del self._unwritten[client]
+        self.unfinished = bool(self._groups_left or self._unwritten)
+        return group
 
     def _write(self, group: _Group) -> Collection[Client]:
         data = self._data
@@ -260,6 +260,7 @@ class Feed:
         if client not in self._unwritten:
             return False
         del self._unwritten[client]
+        self.unfinished = bool(self._unwritten)
         return True
 
 

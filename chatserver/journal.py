@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, TypeAlias
 
 import msgspec
@@ -33,8 +34,6 @@ _LOOK_SECONDS: Final = 0.25
 _LATE_SECONDS: Final = 0.1
 """Who looks so much too late was held up, and so was whoever would have asked the store, or heard its answer."""
 
-Deliver: TypeAlias = Callable[[Entry, Stamp, Said | None], None]
-
 Answered: TypeAlias = Callable[[Stamp | Exception], None]
 """Is told what became of an entry."""
 
@@ -54,12 +53,17 @@ def settling(future: "asyncio.Future[Stamp]") -> Answered:
     return settle
 
 
-class _Waiting(msgspec.Struct, eq=False):
+class Waiting(msgspec.Struct, eq=False):
+    """An entry on its way into the log, and who waits for it."""
+
     entry: Entry
     answered: Answered
     said: Said | None
+    """What is in the entry, if it is at hand."""
     since: float
     done: bool = False
+    divides: bool = False
+    """It is answered before what comes after it is delivered."""
 
     def answer(self, answer: Stamp | Exception) -> None:
         if self.done:
@@ -71,6 +75,9 @@ class _Waiting(msgspec.Struct, eq=False):
             report(logger, logging.ERROR, "delivery failed", room=self.entry.room, exc_info=fault)
 
 
+Deliver: TypeAlias = Callable[[Sequence[Waiting], Sequence[Stamp]], None]
+
+
 class Journal:
     """The one writer of this process: takes entries, has them stored, and delivers what is stored.
 
@@ -78,11 +85,12 @@ class Journal:
     """
 
     def __init__(self, store: Store, deliver: Deliver) -> None:
-        """`deliver(entry, stamp, said)` is called for each entry that is stored; it must not wait."""
+        """`deliver(batch, stamps)` is called with what was stored together; it must not wait."""
         self._store = store
         self._deliver = deliver
-        self._queue: deque[_Waiting] = deque()
-        self._batch: list[_Waiting] = []
+        self._queue: deque[Waiting] = deque()
+        self._batch: list[Waiting] = []
+        self._divided = False
         self._writing = asyncio.Lock()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -92,16 +100,23 @@ class Journal:
 
     def append(self, entry: Entry, answered: Answered, said: Said | None = None) -> None:
         """Takes `entry`: its place in the order is fixed from here on. `answered` is called with its stamp when it is
-        stored, or with a `ChatError` within `STORE_SECONDS` and a moment; before anything that comes after `entry` is
-        delivered.
+        stored, or with a `ChatError` within `STORE_SECONDS` and a moment.
         """
         loop = self._loop = self._loop or asyncio.get_running_loop()
         if not self._queue:
             self._idle.clear()
             self._work.set()
-        self._queue.append(_Waiting(entry, answered, said, loop.time()))
+        self._queue.append(Waiting(entry, answered, said, loop.time()))
         if self._timer is None:
             self._look_later(loop)
+
+    def divide(self) -> None:
+        """What was taken so far is answered before anything that is taken from here on is delivered, though it may be
+        stored together.
+        """
+        if self._queue:
+            self._queue[-1].divides = True
+            self._divided = True
 
     async def settle(self) -> None:
         """Returns when nothing waits; or when all that waits has been answered, though the store hasn't."""
@@ -118,6 +133,7 @@ class Journal:
             while self._queue:
                 await self._store_some()
                 await _gather()
+            self._divided = False
             self._idle.set()
 
     async def trim(self, *, before: int, keep: int) -> bool:
@@ -137,28 +153,42 @@ class Journal:
                 await self._store_batch(self._batch)
             self._batch = []
 
-    def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        size = 0
-        queue = self._queue
-        while queue and size < BATCH_CHARACTERS and len(batch) < BATCH_ENTRIES:
-            waiting = queue.popleft()
-            batch.append(waiting)
+    def _take(self) -> list[Waiting]:
+        count = size = 0
+        for waiting in islice(self._queue, BATCH_ENTRIES):
+            count += 1
             size += len(waiting.entry.data)
-        return batch
+            if size >= BATCH_CHARACTERS:
+                break
+        return [self._queue.popleft() for _ in range(count)]
 
-    async def _store_batch(self, batch: Sequence[_Waiting]) -> None:
+    async def _store_batch(self, batch: Sequence[Waiting]) -> None:
         try:
             stamps = await self._store.append([waiting.entry for waiting in batch])
-            for waiting, stamp in zip(batch, stamps, strict=True):
-                self._deliver(waiting.entry, stamp, waiting.said)
-                waiting.answer(stamp)
+            if len(stamps) != len(batch):
+                raise ValueError(f"{len(stamps)} stamps for {len(batch)} entries")
+            left = iter(stamps)
+            for part in self._parts(batch):
+                told = list(islice(left, len(part)))
+                self._deliver(part, told)
+                for waiting, stamp in zip(part, told, strict=True):
+                    waiting.answer(stamp)
         except ChatError as error:
             report(logger, logging.ERROR, "not stored", problem=_cause(error), messages=len(batch))
             _fail(batch, error)
         except Exception as error:
             report(logger, logging.ERROR, "store failed", messages=len(batch), exc_info=error)
             _fail(batch, InternalError())
+
+    def _parts(self, batch: Sequence[Waiting]) -> Sequence[Sequence[Waiting]]:
+        if not self._divided:
+            return [batch]
+        parts: list[list[Waiting]] = [[]]
+        for waiting in batch:
+            parts[-1].append(waiting)
+            if waiting.divides:
+                parts.append([])
+        return parts
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         at = loop.time() + _LOOK_SECONDS
@@ -193,7 +223,7 @@ async def _gather() -> None:
         await asyncio.sleep(0)
 
 
-def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+def _fail(batch: Sequence[Waiting], error: Exception) -> None:
     for waiting in batch:
         waiting.answer(error)
 

@@ -30,14 +30,14 @@ class Recent:
         """What came after this offset is here."""
         return self.top - len(self._records)
 
-    def append(self, record: Record) -> None:
-        """`record` is the next one of the log."""
-        self.top = record.offset
-        records = self._records
-        records.append(record)
-        characters = self._characters + len(record.data)
-        while len(records) > KEEP_EVENTS or characters > KEEP_CHARACTERS:
-            characters -= len(records.popleft().data)
+    def extend(self, records: Sequence[Record]) -> None:
+        """`records` are the next ones of the log."""
+        kept = self._records
+        kept.extend(records)
+        self.top += len(records)
+        characters = self._characters + sum(len(record.data) for record in records)
+        while len(kept) > KEEP_EVENTS or characters > KEEP_CHARACTERS:
+            characters -= len(kept.popleft().data)
             self.complete = True
         self._characters = characters
 

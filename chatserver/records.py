@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from chatserver.channels import Channel
-from chatserver.message import LOBBY, SPEAKERS, Event, Info, Message, Publish
+from chatserver.message import LOBBY, SPEAKERS, Info, Message, Publish
 from chatserver.protocol import check_body
 from chatserver.protocol.payload import body_of, payload, with_body
 from chatserver.store import Entry, Record
@@ -90,7 +90,7 @@ def entry_for(message: Message, key: str | None = None) -> Entry:
     return Entry(message.room, message.user, data, MESSAGE, key, meta_of(message.info, message.tags))
 
 
-def event_of(record: Record, room: str = LOBBY, *, positioned: bool = True) -> Event | None:
+def message_of(record: Record, room: str = LOBBY, *, positioned: bool = True) -> Message | None:
     """What members of `room` are told of `record`; None if it is nothing that they know."""
     if record.kind != MESSAGE or not _is_json(record.data):
         return None
@@ -101,8 +101,8 @@ def event_of(record: Record, room: str = LOBBY, *, positioned: bool = True) -> E
 
 def messages_of(records: Iterable[Record], channel: Channel) -> list[Message]:
     """Those of `records` that are messages, as members of `channel` are told of them."""
-    events = (event_of(record, channel.name, positioned=channel.positioned) for record in records)
-    return [event for event in events if isinstance(event, Message)]
+    messages = (message_of(record, channel.name, positioned=channel.positioned) for record in records)
+    return [message for message in messages if message]
 
 
 def speaker(record: Record) -> Info | None:

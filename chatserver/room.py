@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from chatserver.audience import Audience
@@ -14,7 +14,7 @@ from chatserver.message import Event, Info, Message
 from chatserver.pool import Pool
 from chatserver.protocol import Chained, Codec
 from chatserver.recent import KEEP_EVENTS, Recent
-from chatserver.records import Said, event_of
+from chatserver.records import Said, message_of
 from chatserver.shared import Shared
 from chatserver.store import Record, Store
 
@@ -79,12 +79,23 @@ class Room:
         """Tells `event`, which isn't kept, to all members."""
         self.audience.broadcast(event)
 
-    def receive(self, record: Record, said: Said | None = None) -> None:
-        """`record` is in the log: delivers it, if it is the next one."""
-        if self._open and record.offset == self._recent.top + 1:
-            self._deliver(record, said)
-        else:
-            self.heard(record.offset)
+    def receive(self, stored: Iterable[tuple[Record, Said | None]]) -> None:
+        """All these are in the log: delivers them, each if it is the next one, and together."""
+        records: list[Record] = []
+        messages: list[Message] = []
+        expected = self.offset + 1 if self._open else 0
+        for record, said in stored:
+            if record.offset != expected:
+                self.heard(record.offset)
+                continue
+            expected += 1
+            records.append(record)
+            message = self._message(record, said)
+            if message:
+                messages.append(message)
+        self._recent.extend(records)
+        if messages:
+            self._deliver(messages)
 
     def heard(self, offset: int) -> None:
         """The log is said to go up to `offset`: what is missing is read from the store."""
@@ -163,9 +174,9 @@ class Room:
         if records and records[0].time < self.channel.since(time.time()):
             raise Unrecoverable
 
-    def _event(self, record: Record, said: Said | None = None) -> Event | None:
+    def _message(self, record: Record, said: Said | None = None) -> Message | None:
         if said is None:
-            return event_of(record, self.name, positioned=self._positioned)
+            return message_of(record, self.name, positioned=self._positioned)
         body, info = said
         offset = record.offset if self._positioned else 0
         return Message(record.user, body, self.name, record.data, offset, info)
@@ -180,14 +191,11 @@ class Room:
         for work in self._works:
             await work.stop()
 
-    def _deliver(self, record: Record, said: Said | None = None) -> None:
-        self._recent.append(record)
+    def _deliver(self, messages: Sequence[Message]) -> None:
         try:
-            event = self._event(record, said)
-            if event:
-                self.audience.broadcast(event)
+            self.audience.tell(messages)
         except Exception as error:  # a codec's: the members miss something now, and have to be told
-            report(logger, logging.ERROR, "delivery failed", room=self.name, offset=record.offset, exc_info=error)
+            report(logger, logging.ERROR, "delivery failed", room=self.name, offset=self.offset, exc_info=error)
             self.audience.disconnect(ServerFault())
 
     async def _find_top(self) -> None:
@@ -217,9 +225,7 @@ class Room:
         await self._pool.settle(self.audience)
         heard, start = self._heard, self.offset
         records = await self._store.read(self.name, after=start, limit=PAGE_EVENTS)
-        for record in records:
-            if record.offset == self.offset + 1:  # some may have come in the meantime
-                self._deliver(record)
+        self.receive((record, None) for record in records)  # some may have come in the meantime
         if records and self.offset == start:  # the log itself has a hole
             raise Unrecoverable
         if not records and self._heard == heard:  # a false alarm
@@ -266,7 +272,7 @@ class Room:
 
     async def _tell(self, client: Client, records: Sequence[Record], codec: Codec) -> None:
         for record in records:
-            event = self._event(record)
-            if event:
-                client.push(codec.encode(event))
+            message = self._message(record)
+            if message:
+                client.push(codec.encode(message))
                 await client.emptied()

@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from chatserver.channels import Channel, Channels
 from chatserver.client import Client
 from chatserver.context import report
 from chatserver.errors import ChatError, Unrecoverable
-from chatserver.journal import Answered, Journal, settling
+from chatserver.journal import Answered, Journal, Waiting, settling
 from chatserver.message import Info, Position, Publish
 from chatserver.pool import Pool
 from chatserver.protocol import Chained
@@ -191,6 +192,10 @@ class Rooms:
         said = body_of(entry.data) if command.data else command.body, info
         self._journal.append(entry, answered, said)
 
+    def divide(self) -> None:
+        """See `Journal.divide`."""
+        self._journal.divide()
+
     def append(self, entry: Entry) -> asyncio.Future[Stamp]:
         """Takes `entry` for its room's log. The future has its stamp when it is durable, or a `ChatError` within five
         seconds. Who appends a lot awaits `ready` before. See `Journal.append`.
@@ -236,15 +241,11 @@ class Rooms:
             raise Unrecoverable
         return position.offset
 
-    def _deliver(self, entry: Entry, stamp: Stamp, said: Said | None) -> None:
-        room = self._rooms.get(entry.room)
-        if room is None:
-            return
-        if stamp.new:
-            record = Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
-            room.receive(record, said)
-        else:
-            room.heard(stamp.offset)
+    def _deliver(self, batch: Sequence[Waiting], stamps: Sequence[Stamp]) -> None:
+        for name, run in groupby(zip(batch, stamps, strict=True), _room_of):
+            room = self._rooms.get(name)
+            if room:
+                room.receive(_new(run, room))
 
     async def _gone(self, client: Client) -> None:
         for room in self._of.pop(client, ()):
@@ -285,6 +286,21 @@ class Rooms:
         except Exception as error:
             report(logger, logging.ERROR, "trim failed", exc_info=error)
         return False
+
+
+def _room_of(stored: tuple[Waiting, Stamp]) -> str:
+    return stored[0].entry.room
+
+
+def _new(run: Iterable[tuple[Waiting, Stamp]], room: Room) -> Iterator[tuple[Record, Said | None]]:
+    """What wasn't in the log of `room` before, of what was stored; it is told of the rest."""
+    for waiting, stamp in run:
+        entry = waiting.entry
+        if stamp.new:
+            record = Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
+            yield record, waiting.said
+        else:
+            room.heard(stamp.offset)
 
 
 def _chunks(names: list[str]) -> Iterable[list[str]]:

@@ -21,10 +21,12 @@ class Unstored:
     Its commands are handled one at a time. `begin` says how the next message is to be answered.
     """
 
-    __slots__ = ("_answer", "_answered", "_client", "_waiting", "taken")
+    __slots__ = ("_answer", "_answered", "_client", "_divide", "_waiting", "taken")
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, divide: Callable[[], None]) -> None:
+        """`divide()`: what is on its way by now is answered before anything that comes after it is delivered."""
         self._client = client
+        self._divide = divide
         self._waiting: list[Answer | bytes] = []
         """How each of them is to be answered, and what is to be told in between."""
         self._answered: asyncio.Event | None = None
@@ -59,6 +61,7 @@ class Unstored:
     def tell(self, piece: bytes) -> None:
         """Answers come in the order of what they answer: this one after those to messages that are on their way."""
         if self._waiting:
+            self._divide()
             self._waiting.append(piece)
         else:
             self._client.push(piece)

@@ -40,7 +40,7 @@ def tell(client: Client, *bodies: str) -> None:
 
 def publish(feed: Feed, *bodies: str) -> None:
     for body in bodies:
-        feed.append(CODEC.encode(Notice(body)))
+        feed.extend([CODEC.encode(Notice(body))])
 
 
 def serve(client: Client) -> int:

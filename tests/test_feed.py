@@ -59,8 +59,8 @@ def follower(feed: Feed, *, level: bool) -> tuple[Client, FakeTransport]:
 
 def test_all_who_are_level_are_written_the_same_bytes_joined_once(feed: Feed, codec: CountingCodec) -> None:
     transports = [follower(feed, level=True)[1] for _ in range(5)]
-    feed.append(b"a")
-    feed.append(b"b")
+    feed.extend([b"a"])
+    feed.extend([b"b"])
     feed.flush()
     assert [transport.written for transport in transports] == [[b"ab"]] * 5
     assert len({id(transport.written[0]) for transport in transports}) == 1
@@ -70,7 +70,7 @@ def test_all_who_are_level_are_written_the_same_bytes_joined_once(feed: Feed, co
 def test_a_flush_of_nothing_writes_nothing(feed: Feed, codec: CountingCodec) -> None:
     _, transport = follower(feed, level=True)
     assert list(feed.flush()) == []
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.flush()
     feed.flush()
     assert transport.written == [b"a"]
@@ -79,7 +79,7 @@ def test_a_flush_of_nothing_writes_nothing(feed: Feed, codec: CountingCodec) -> 
 
 def test_a_flush_does_not_write_to_those_apart(feed: Feed) -> None:
     _, transport = follower(feed, level=False)
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.flush()
     assert not transport.written
 
@@ -87,7 +87,7 @@ def test_a_flush_does_not_write_to_those_apart(feed: Feed) -> None:
 def test_a_flush_returns_those_who_cannot_take_more(feed: Feed) -> None:
     clients = [follower(feed, level=True) for _ in range(4)]
     clients[1][1].pause_after = clients[3][1].pause_after = 1
-    feed.append(b"a")
+    feed.extend([b"a"])
     assert list(feed.flush()) == [clients[1][0], clients[3][0]]
     assert [transport.wire for _, transport in clients] == [b"a"] * 4
 
@@ -96,7 +96,7 @@ def test_a_flush_takes_about_write_bytes_and_leaves_the_rest_pending(feed: Feed)
     _, transport = follower(feed, level=True)
     pieces = [bytes([number]) * 50_000 for number in range(8)]
     for piece in pieces:
-        feed.append(piece)
+        feed.extend([piece])
     assert feed.pending_bytes == 400_000
     pending = []
     for _ in range(4):
@@ -112,7 +112,7 @@ def test_a_flush_takes_about_write_bytes_and_leaves_the_rest_pending(feed: Feed)
 def test_a_flush_stops_once_it_has_write_bytes(feed: Feed, sizes: list[int], writes: int) -> None:
     _, transport = follower(feed, level=True)
     for size in sizes:
-        feed.append(b"x" * size)
+        feed.extend([b"x" * size])
     for _ in range(3):
         feed.flush()
     assert len(transport.written) == writes
@@ -124,7 +124,7 @@ def begun(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Client]
     """Of five clients two were written to; `told` and `untold` are these and the others."""
     monkeypatch.setattr("chatserver.feed.FLUSH_CLIENTS", 2)
     members = [follower(feed, level=True) for _ in range(5)]
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.flush()
     return {
         "told": [client for client, transport in members if transport.written],
@@ -142,7 +142,7 @@ def test_a_flush_to_many_goes_on_with_the_next(feed: Feed, begun: dict[str, list
     unfinished = []
     for _ in range(3):
         unfinished.append(feed.unfinished)
-        feed.append(b"b")
+        feed.extend([b"b"])
         feed.flush()
     assert unfinished == [True, True, False]
     while feed.unfinished or feed.pending_bytes:
@@ -157,13 +157,13 @@ def test_whoever_has_another_descriptor_is_asked_for_it(feed: Feed) -> None:
         transport.descriptor = ours.fileno()
         CHANGES.count += 1
         for piece in (b"a", b"b"):
-            feed.append(piece)
+            feed.extend([piece])
             feed.flush()
         assert theirs.recv(10) == b"ab"
         assert not transport.written
         transport.descriptor = -1
         CHANGES.count += 1
-        feed.append(b"c")
+        feed.extend([b"c"])
         feed.flush()
         assert transport.written == [b"c"]
 
@@ -181,7 +181,7 @@ def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it
         transport.descriptor = ours.fileno()
     CHANGES.count += 1
     data, answer = b"x" * size, b"y" * more
-    feed.append(data)
+    feed.extend([data])
     speaker.answer(answer)
     feed.flush()
     wires = []
@@ -195,11 +195,11 @@ def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it
 
 def test_who_came_or_went_since_the_last_flush_is_written_to_or_not(feed: Feed) -> None:
     members = [follower(feed, level=True)[0] for _ in range(3)]
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.flush()
     feed.leave(members[0])
     late, _ = follower(feed, level=True)
-    feed.append(b"b")
+    feed.extend([b"b"])
     feed.flush()
     assert [wire(client) for client in (*members, late)] == [b"a", b"ab", b"ab", b"b"]
 
@@ -231,22 +231,22 @@ def test_what_is_dropped_is_told_to_nobody_more(feed: Feed, begun: dict[str, lis
 
 
 def test_a_newcomer_pulls_what_came_after_it_once(feed: Feed) -> None:
-    feed.append(b"before")
+    feed.extend([b"before"])
     client, _ = follower(feed, level=False)
-    feed.append(b"a")
-    feed.append(b"b")
+    feed.extend([b"a"])
+    feed.extend([b"b"])
     assert feed.pull(client) == [b"a", b"b"]
     assert feed.pull(client) == []
     feed.flush()
-    feed.append(b"c")
+    feed.extend([b"c"])
     assert feed.pull(client) == [b"c"]
 
 
 def test_who_catches_up_pulls_what_the_others_have_had(feed: Feed) -> None:
     client, _ = follower(feed, level=False)
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.flush()
-    feed.append(b"pending")
+    feed.extend([b"pending"])
     assert feed.catch_up(client) == [b"a"]
     assert feed.even(client)
     assert feed.catch_up(client) == []
@@ -257,11 +257,11 @@ def test_who_catches_up_pulls_what_the_others_have_had(feed: Feed) -> None:
 
 def test_who_parts_pulls_what_was_not_flushed(feed: Feed) -> None:
     client, transport = follower(feed, level=True)
-    feed.append(b"flushed")
+    feed.extend([b"flushed"])
     feed.flush()
-    feed.append(b"pending")
+    feed.extend([b"pending"])
     feed.part(client)
-    feed.append(b"later")
+    feed.extend([b"later"])
     feed.flush()
     assert transport.wire == b"flushed"
     assert feed.pull(client) == [b"pending", b"later"]
@@ -270,21 +270,21 @@ def test_who_parts_pulls_what_was_not_flushed(feed: Feed) -> None:
 def test_who_is_ahead_of_the_flush_is_even_after_it(feed: Feed) -> None:
     client, transport = follower(feed, level=False)
     assert feed.even(client)
-    feed.append(b"a")
+    feed.extend([b"a"])
     assert feed.even(client), "as far as those who are level"
     feed.pull(client)
     assert not feed.even(client)
     feed.flush()
     assert feed.even(client)
     feed.rejoin(client)
-    feed.append(b"b")
+    feed.extend([b"b"])
     feed.flush()
     assert transport.written == [b"b"]
 
 
 def test_who_is_behind_the_flush_is_not_even(feed: Feed) -> None:
     client, _ = follower(feed, level=False)
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.flush()
     assert not feed.even(client)
     feed.pull(client)
@@ -299,7 +299,7 @@ def test_who_leaves_is_forgotten(feed: Feed, level: bool) -> None:
     feed.leave(client)
     feed.leave(client)
     assert feed.followers == 1
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.flush()
     assert not transport.written
     assert list(feed.trim()) == []
@@ -307,16 +307,16 @@ def test_who_leaves_is_forgotten(feed: Feed, level: bool) -> None:
 
 
 def test_delivered_counts_what_was_pulled_and_what_was_flushed(feed: Feed) -> None:
-    feed.append(b"before")
+    feed.extend([b"before"])
     client, _ = follower(feed, level=False)
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.pull(client)
     feed.flush()
     feed.rejoin(client)
-    feed.append(b"b")
-    feed.append(b"c")
+    feed.extend([b"b"])
+    feed.extend([b"c"])
     feed.flush()
-    feed.append(b"pending")
+    feed.extend([b"pending"])
     assert client.delivered == 1
     feed.leave(client)
     assert client.delivered == 3
@@ -324,16 +324,16 @@ def test_delivered_counts_what_was_pulled_and_what_was_flushed(feed: Feed) -> No
 
 def test_what_everybody_has_is_let_go(feed: Feed) -> None:
     follower(feed, level=True)
-    feed.append(Piece(b"x" * 10))
+    feed.extend([Piece(b"x" * 10)])
     feed.flush()
-    feed.append(Piece(b"x" * 20))
+    feed.extend([Piece(b"x" * 20)])
     assert list(feed.trim()) == []
     assert Piece.kept == 20
 
 
 def test_what_nobody_follows_is_let_go(feed: Feed) -> None:
     client, _ = follower(feed, level=False)
-    feed.append(Piece(b"x" * 10))
+    feed.extend([Piece(b"x" * 10)])
     feed.leave(client)
     feed.flush()
     feed.trim()
@@ -343,7 +343,7 @@ def test_what_nobody_follows_is_let_go(feed: Feed) -> None:
 def test_what_somebody_apart_needs_is_kept(feed: Feed) -> None:
     client, _ = follower(feed, level=False)
     for _ in range(5):
-        feed.append(Piece(b"x" * 200))
+        feed.extend([Piece(b"x" * 200)])
         feed.flush()
         assert list(feed.trim()) == []
     assert Piece.kept == 1000
@@ -354,14 +354,14 @@ def test_what_somebody_apart_needs_is_kept(feed: Feed) -> None:
 
 def test_who_needs_more_than_is_kept_is_slow(feed: Feed) -> None:
     slow, _ = follower(feed, level=False)
-    feed.append(Piece(b"x" * 100))
+    feed.extend([Piece(b"x" * 100)])
     feed.flush()
     near, _ = follower(feed, level=False)
     for _ in range(9):
-        feed.append(Piece(b"x" * 100))
+        feed.extend([Piece(b"x" * 100)])
         feed.flush()
         assert list(feed.trim()) == []
-    feed.append(Piece(b"x" * 100))
+    feed.extend([Piece(b"x" * 100)])
     feed.flush()
     assert list(feed.trim()) == [slow]
     feed.leave(slow)
@@ -373,7 +373,7 @@ def test_no_more_than_keep_bytes_are_kept_for_the_slow(feed: Feed) -> None:
     follower(feed, level=False)
     _, transport = follower(feed, level=True)
     for _ in range(100):
-        feed.append(Piece(b"x" * 300))
+        feed.extend([Piece(b"x" * 300)])
         feed.flush()
         feed.trim()
         assert Piece.kept <= 1000
@@ -383,7 +383,7 @@ def test_no_more_than_keep_bytes_are_kept_for_the_slow(feed: Feed) -> None:
 def test_what_is_pending_is_kept_however_much_it_is(feed: Feed) -> None:
     _, transport = follower(feed, level=True)
     for _ in range(10):
-        feed.append(Piece(b"x" * WRITE_BYTES))
+        feed.extend([Piece(b"x" * WRITE_BYTES)])
     assert list(feed.trim()) == []
     assert Piece.kept == 10 * WRITE_BYTES
     for _ in range(10):
@@ -395,9 +395,9 @@ def test_what_is_pending_is_kept_however_much_it_is(feed: Feed) -> None:
 
 def test_what_is_pending_makes_nobody_slow(feed: Feed) -> None:
     client, _ = follower(feed, level=False)
-    feed.append(b"x" * 500)
+    feed.extend([b"x" * 500])
     feed.flush()
-    feed.append(b"y" * 2000)
+    feed.extend([b"y" * 2000])
     assert list(feed.trim()) == []
     assert feed.pull(client) == [b"x" * 500, b"y" * 2000]
 
@@ -405,7 +405,7 @@ def test_what_is_pending_makes_nobody_slow(feed: Feed) -> None:
 def test_what_those_apart_have_already_is_kept_for_the_flush(feed: Feed) -> None:
     client, _ = follower(feed, level=False)
     _, transport = follower(feed, level=True)
-    feed.append(b"a")
+    feed.extend([b"a"])
     feed.pull(client)
     assert list(feed.trim()) == []
     feed.flush()
@@ -414,15 +414,15 @@ def test_what_those_apart_have_already_is_kept_for_the_flush(feed: Feed) -> None
 
 def test_drop_lets_go_of_everything_and_returns_everybody(feed: Feed) -> None:
     behind, _ = follower(feed, level=False)
-    feed.append(Piece(b"x" * 10))
+    feed.extend([Piece(b"x" * 10)])
     feed.flush()
     level, transport = follower(feed, level=True)
-    feed.append(Piece(b"x" * 20))
+    feed.extend([Piece(b"x" * 20)])
     assert set(feed.drop()) == {behind, level}
     assert (Piece.kept, feed.pending_bytes) == (0, 0)
     assert feed.pull(behind) == []
-    feed.append(b"later")
-    feed.append(b"x" * 995)
+    feed.extend([b"later"])
+    feed.extend([b"x" * 995])
     feed.flush()
     assert transport.wire == b"later" + b"x" * 995
     assert list(feed.trim()) == [], "as much as is kept"
@@ -433,10 +433,10 @@ def test_who_is_ahead_of_the_flush_keeps_nothing_and_is_not_slow(feed: Feed) -> 
     client, _ = follower(feed, level=False)
     follower(feed, level=True)
     for _ in range(3):
-        feed.append(b"x" * WRITE_BYTES)
+        feed.extend([b"x" * WRITE_BYTES])
     assert len(feed.pull(client)) == 3
     feed.flush()
     assert list(feed.trim()) == []
     assert feed.pull(client) == []
-    feed.append(b"more")
+    feed.extend([b"more"])
     assert feed.pull(client) == [b"more"]

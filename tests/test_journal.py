@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import pytest
 
 from chatserver.errors import ChatError, InternalError, StorageFull, StorageUnavailable, StorageUnsure
-from chatserver.journal import BATCH_CHARACTERS, BATCH_ENTRIES, STORE_SECONDS, Journal, settling
-from chatserver.records import Said, data_of
+from chatserver.journal import BATCH_CHARACTERS, BATCH_ENTRIES, STORE_SECONDS, Journal, Waiting, settling
+from chatserver.records import data_of
 from chatserver.store import Entry, Stamp, Store
 from tests.engine import Puppet, entry, fill, numbers
 from tests.fakes import Clock, stopped_clock, turns
@@ -39,9 +39,11 @@ class Writer:
         self.answers: dict[str, Stamp | BaseException] = {}
         self.futures: list[asyncio.Future[Stamp]] = []
 
-    def deliver(self, entry: Entry, stamp: Stamp, said: Said | None) -> None:
-        assert not isinstance(self.answers.get(entry.data), Stamp), "delivered after its sender was told"
-        self.delivered.append((entry.data, stamp.offset, stamp.new))
+    def deliver(self, batch: Sequence[Waiting], stamps: Sequence[Stamp]) -> None:
+        for waiting, stamp in zip(batch, stamps, strict=True):
+            name = waiting.entry.data
+            assert not isinstance(self.answers.get(name), Stamp), "delivered after its sender was told"
+            self.delivered.append((name, stamp.offset, stamp.new))
 
     def append(self, *entries: Entry) -> None:
         for one in entries:
@@ -330,9 +332,8 @@ async def test_a_store_that_returns_too_few_or_too_many_stamps_does_not_end_the_
         for bodies in ("ab", "cd"):
             writer.say(*bodies)
             await turns()
-            unstored = [body for body in bodies if not isinstance(writer.answer(body), Stamp)]
-            assert all(type(writer.answer(body)) is InternalError for body in unstored)
-            assert bool(unstored) == (count < 2)
+            assert [type(writer.answer(body)) for body in bodies] == [InternalError] * 2
+    assert writer.delivered == []
     assert [line.message for line in caplog.records] == ["store failed"] * 2
 
 
@@ -520,15 +521,52 @@ async def test_what_is_being_appended_is_delivered_before_the_store_forgets(writ
 # What is called at the moment of the answer
 
 
-async def test_the_answer_comes_before_what_comes_after_it_is_delivered(store: Puppet) -> None:
-    told: list[object] = []
-    journal = Journal(store, lambda entry, stamp, said: told.append(stamp.offset))
-    for number in range(3):
-        journal.append(entry(number), lambda answer: told.append(type(answer)))
-    task = asyncio.create_task(journal.run())
-    await journal.settle()
-    task.cancel()
-    assert told == [1, Stamp, 2, Stamp, 3, Stamp]
+class Diary:
+    """A journal at work, and in which order it told of offsets and answers."""
+
+    def __init__(self, store: Store) -> None:
+        self.journal = Journal(store, lambda batch, stamps: self.told.extend(stamp.offset for stamp in stamps))
+        self.told: list[object] = []
+        self._task = asyncio.create_task(self.journal.run())
+
+    def say(self, names: str) -> None:
+        for name in names:
+            self.journal.append(entry(name), lambda answer: self.told.append(type(answer)))
+
+    async def end(self) -> list[object]:
+        await self.journal.settle()
+        self._task.cancel()
+        return self.told
+
+
+async def test_answers_come_before_what_is_stored_later_is_delivered(store: Puppet) -> None:
+    diary = Diary(store)
+    diary.say("ab")
+    await diary.journal.settle()
+    diary.say("c")
+    assert await diary.end() == [1, 2, Stamp, Stamp, 3, Stamp]
+
+
+async def test_what_is_stored_together_is_answered_where_it_is_divided(store: Puppet) -> None:
+    diary = Diary(store)
+    diary.journal.divide()  # nothing is there yet
+    diary.say("ab")
+    diary.journal.divide()
+    diary.say("cd")
+    diary.journal.divide()
+    assert await diary.end() == [1, 2, Stamp, Stamp, 3, 4, Stamp, Stamp]
+    assert store.count["append"] == 1
+
+
+async def test_what_the_store_has_in_its_hands_is_answered_before_what_comes_after_it(store: Puppet) -> None:
+    diary = Diary(store)
+    gate = store.shut("append")
+    diary.say("ab")
+    await turns()
+    diary.journal.divide()
+    diary.say("c")
+    gate.set()
+    assert await diary.end() == [1, 2, Stamp, Stamp, 3, Stamp]
 
 
 async def test_who_is_refused_is_told_why(writer: Writer, store: Puppet) -> None:

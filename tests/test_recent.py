@@ -22,7 +22,7 @@ def filled(first: int, last: int, size: int = 1) -> Recent:
     """Holds what was appended to it since it began before `first`."""
     found = Recent(first - 1)
     for one in records(first, last, size):
-        found.append(one)
+        found.extend([one])
     return found
 
 
@@ -48,14 +48,14 @@ def test_what_was_appended_is_found_by_where_one_stopped() -> None:
 def test_what_is_handed_out_stays_as_it_was() -> None:
     found = filled(1, 3)
     before = found.after(0)
-    found.append(record(4))
+    found.extend([record(4)])
     assert before == records(1, 3)
 
 
 def test_no_more_events_are_kept_than_allowed_and_the_last_ones_are() -> None:
     found = filled(1, KEEP_EVENTS)
     assert found.after(0) == records(1, KEEP_EVENTS)
-    found.append(record(KEEP_EVENTS + 1))
+    found.extend([record(KEEP_EVENTS + 1)])
     assert found.after(0) is None
     assert found.after(1) == records(2, KEEP_EVENTS + 1)
 
@@ -69,16 +69,16 @@ def test_no_more_characters_are_kept_than_allowed() -> None:
     half = KEEP_CHARACTERS // 2
     found = filled(1, 2, half)
     assert found.after(0) == records(1, 2, half)
-    found.append(record(3))
+    found.extend([record(3)])
     assert found.after(0) is None
     assert found.after(1) == [record(2, half), record(3)]
 
 
 def test_an_event_that_is_too_big_isnt_kept_and_leaves_no_hole() -> None:
     found = filled(1, 3)
-    found.append(record(4, KEEP_CHARACTERS + 1))
+    found.extend([record(4, KEEP_CHARACTERS + 1)])
     assert (found.start, found.top, found.after(3), found.after(4)) == (4, 4, None, [])
-    found.append(record(5))
+    found.extend([record(5)])
     assert found.after(4) == [record(5)]
 
 
@@ -110,7 +110,7 @@ def test_no_more_of_the_past_is_kept_than_there_is_space_for() -> None:
     big = filled(5, 5, KEEP_CHARACTERS - 1)
     big.prepend(records(1, 4))
     assert big.start == 3, "the last one may be over"
-    big.append(record(6))
+    big.extend([record(6)])
     assert big.start == 4
 
 
@@ -119,7 +119,7 @@ def test_what_is_forgotten_is_not_found_and_what_came_after_it_is() -> None:
     found.forget(6)
     assert [found.after(offset) for offset in (0, 5, 6, 9)] == [None, None, records(7, 9), []]
     found.forget(9)
-    found.append(record(10))
+    found.extend([record(10)])
     assert (found.after(8), found.after(9)) == (None, [record(10)])
 
 
@@ -141,7 +141,7 @@ def test_what_is_forgotten_leaves_its_space_to_others() -> None:
     half = KEEP_CHARACTERS // 2
     found = filled(1, 2, half)
     found.forget(1)
-    found.append(record(3, half))
+    found.extend([record(3, half)])
     assert found.after(1) == [record(2, half), record(3, half)]
 
 
@@ -169,7 +169,7 @@ def test_whatever_is_known_is_the_end_of_the_log_and_bounded(past: list[int], st
     for step, number in steps:
         if step == "append":
             log.append(record(len(log) + 1, number))
-            found.append(log[-1])
+            found.extend([log[-1]])
         elif step == "forget":
             forgotten = max(forgotten, len(log) - number)
             found.forget(len(log) - number)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chatserver.channels import Channels, Namespace
 from chatserver.errors import BadRequest, BodyInvalid, BodyTooLong
 from chatserver.message import Info, Message, Publish
-from chatserver.records import data_of, entry_for, entry_of, event_of, messages_of, meta_of, said
+from chatserver.records import data_of, entry_for, entry_of, message_of, messages_of, meta_of, said
 from chatserver.store import Entry, Record
 from tests.fakes import PATIENT
 
@@ -51,7 +51,7 @@ def test_a_payload_is_kept_as_it_was_said_unless_its_text_was_changed(body: str,
     )
 )
 def test_what_is_said_is_told(message: Message) -> None:
-    told = event_of(kept(entry_for(message), message.offset), "lobby")
+    told = message_of(kept(entry_for(message), message.offset), "lobby")
     assert isinstance(told, Message)
     assert (told.user, told.body, told.offset) == (message.user, message.body, message.offset)
     assert (told.info, told.tags) == (message.info, message.tags)
@@ -72,7 +72,7 @@ def test_what_has_no_sender_and_no_tags_needs_no_space_for_them() -> None:
 
 @pytest.mark.parametrize("data", ['{"text":"a"}', '{"body":7}', "[]", "null", '"body"'])
 def test_what_has_no_text_is_told_without(data: str) -> None:
-    assert event_of(Record(1, 0, "message", "ann", data)) == Message("ann", None, data=data, offset=1)
+    assert message_of(Record(1, 0, "message", "ann", data)) == Message("ann", None, data=data, offset=1)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_has_no_text_is_told_without(data: str) -> None:
     ],
 )
 def test_what_is_no_message_is_not_told(record: Record) -> None:
-    assert event_of(record) is None
+    assert message_of(record) is None
 
 
 def test_positions_are_told_where_they_are_to_be() -> None:

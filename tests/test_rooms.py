@@ -22,7 +22,7 @@ from chatserver.errors import (
 )
 from chatserver.journal import STORE_SECONDS
 from chatserver.message import Event, Info, Notice, Position, Publish
-from chatserver.records import data_of, event_of
+from chatserver.records import data_of, message_of
 from chatserver.room import Room
 from chatserver.rooms import COMPARE_ROOMS, COMPARE_SECONDS, IDLE_SECONDS, TRIM_SECONDS, Retention
 from chatserver.store import Entry, StoreError
@@ -927,8 +927,8 @@ async def test_members_are_told_what_is_read_back_from_the_log(node: Node, comma
     assert room
     room.members[member.client] = info
     told: list[Event] = []
-    with mock.patch.object(Audience, "broadcast", lambda _, event: told.append(event)):
+    with mock.patch.object(Audience, "tell", lambda _, messages: told.extend(messages)):
         node.rooms.publish(command, member.client, lambda outcome: None)
         await node.rooms.settle()
     (record,) = await node.rooms.store.read("lobby", after=0, limit=1)
-    assert told == [event_of(record, positioned=room.channel.positioned)]
+    assert told == [message_of(record, positioned=room.channel.positioned)]

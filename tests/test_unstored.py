@@ -34,7 +34,7 @@ def answers(client: Client, name: str) -> Answer:
 
 
 def test_each_message_is_answered_as_it_was_said_that_it_should_be(client: Client, transport: FakeTransport) -> None:
-    unstored = Unstored(client)
+    unstored = Unstored(client, lambda: None)
     answered = []
     for name in "ab":
         unstored.begin(answers(client, name))
@@ -48,7 +48,7 @@ def test_each_message_is_answered_as_it_was_said_that_it_should_be(client: Clien
 
 
 def test_other_answers_wait_for_those_before_them(client: Client, transport: FakeTransport) -> None:
-    unstored = Unstored(client)
+    unstored = Unstored(client, lambda: None)
     unstored.tell(piece("1"))
     first = unstored.add()
     unstored.tell(piece("3"))
@@ -64,8 +64,18 @@ def test_other_answers_wait_for_those_before_them(client: Client, transport: Fak
     assert told(transport) == ["1", "3", "4", "5", "6"]
 
 
+def test_what_is_told_in_between_divides_what_is_before_it_from_what_comes_after(client: Client) -> None:
+    divides: list[int] = []
+    unstored = Unstored(client, lambda: divides.append(1))
+    unstored.tell(piece("1"))
+    assert divides == []
+    unstored.add()
+    unstored.tell(piece("2"))
+    assert divides == [1]
+
+
 async def test_only_so_many_are_on_their_way(client: Client) -> None:
-    unstored = Unstored(client)
+    unstored = Unstored(client, lambda: None)
     answered = [unstored.add() for _ in range(UNSTORED - 1)]
     await unstored.ready()
     answered.append(unstored.add())
