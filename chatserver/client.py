@@ -199,7 +199,9 @@ class Client:
         self._step_apart()
         self.sources += (source,)
         source.join(self)
-        self._wake(self)
+        waits = self._queue or self._control or self.parked or self.transport.paused
+        if waits or not self._step_level():
+            self._wake(self)
 
     def unfollow(self, source: Source) -> None:
         """The client has what `source` was told so far, and receives no more of it."""

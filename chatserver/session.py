@@ -186,7 +186,7 @@ class Session:
     async def _connect(self, id: int, request: wire.ConnectRequest) -> None:
         try:
             claims = await self._claims(request.token)
-            if not (claims and claims.user) and not self.door.config.allows_anonymous:
+            if not (claims and claims.user) and not self.door.allows_anonymous:
                 raise NotPermitted if claims else Malformed
             self._identify(claims, bytes(request.data))
             async with self.subscriptions.making:

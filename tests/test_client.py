@@ -1,7 +1,7 @@
 """One client on a transport that tests pause and resume; its drain is run by hand."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from unittest import mock
 
 import pytest
@@ -497,11 +497,58 @@ async def test_a_follower_is_told_what_comes_after_it(client: Client, transport:
     assert told(transport) == ["after"]
 
 
-async def test_follow_wakes_the_drain(feed: Feed) -> None:
+async def test_who_has_nothing_to_be_told_needs_no_drain_to_follow(feed: Feed, transport: FakeTransport) -> None:
     woken: list[Client] = []
-    client = make_client(wake=woken.append)
+    client = make_client(transport, wake=woken.append)
+    client.follow(feed)
+    assert woken == []
+    publish(feed, "a")
+    feed.flush()
+    assert told(transport) == ["a"]
+
+
+def behind_the_flush(client: Client, transport: FakeTransport, feed: Feed) -> None:
+    publish(feed, "before")
+
+
+def with_something_queued(client: Client, transport: FakeTransport, feed: Feed) -> None:
+    tell(client, "own")
+
+
+def with_a_ping_to_be_sent(client: Client, transport: FakeTransport, feed: Feed) -> None:
+    client.control(frames.ping())
+
+
+def while_the_peer_reads_too_slowly(client: Client, transport: FakeTransport, feed: Feed) -> None:
+    transport.paused = True
+
+
+def while_its_own_task_serves_it(client: Client, transport: FakeTransport, feed: Feed) -> None:
+    client.park()
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        behind_the_flush,
+        with_something_queued,
+        with_a_ping_to_be_sent,
+        while_the_peer_reads_too_slowly,
+        while_its_own_task_serves_it,
+    ],
+)
+async def test_others_wake_the_drain(
+    feed: Feed, transport: FakeTransport, prepare: Callable[[Client, FakeTransport, Feed], None]
+) -> None:
+    woken: list[Client] = []
+    client = make_client(transport, CODEC, wake=woken.append)
+    prepare(client, transport, feed)
+    woken.clear()
     client.follow(feed)
     assert woken == [client]
+    publish(feed, "a")
+    feed.flush()
+    assert "a" not in told(transport)
 
 
 async def test_a_level_follower_is_written_to_by_the_feed(client: Client, transport: FakeTransport, feed: Feed) -> None:
