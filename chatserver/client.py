@@ -80,9 +80,9 @@ class Source(Protocol):
         """The pieces that `client`, in a place of its own, hasn't had; they count as had from now on."""
 
     def mark(self, client: "Client") -> bool:
-        """Something is to be written to `client`, so far level, once it has had all pieces so far; False if that may
-        take more than one flush, or what was to be written before still waits for its part of one. A flush with which
-        it has had them writes what `Client.take_answers` returns, too."""
+        """Something is to be written to `client`, so far level, once it has had all pieces so far; False if what was
+        to be written before still waits for its part of a flush. A flush with which it has had them writes what
+        `Client.take_answers` returns, too."""
 
     def reached(self, client: "Client") -> bool:
         """`client`, which is level, has had all that came before the last `mark`."""

@@ -109,8 +109,6 @@ class Feed:
         return self._pull(client, self._flushed)
 
     def mark(self, client: Client) -> bool:
-        if self.pending_bytes > WRITE_BYTES:
-            return False
         marks = self._marks
         if client in marks and marks[client] <= self._flushed and self.unfinished:
             return False

@@ -795,6 +795,24 @@ async def test_an_answer_that_goes_out_with_what_all_are_told_wakes_nobody(
     assert told(transport) == ["a", "one", "two", "three"]
 
 
+async def test_an_answer_behind_more_than_one_write_goes_out_with_the_last_of_them(
+    transport: FakeTransport, feed: Feed
+) -> None:
+    woken: list[Client] = []
+    client = make_client(transport, CODEC, wake=woken.append)
+    client.follow(feed)
+    long = ["x" * WRITE_BYTES, "y" * WRITE_BYTES]
+    for text in long:
+        publish(feed, text)
+    client.answer(CODEC.encode(Notice("one")))
+    feed.flush()
+    assert told(transport) == long[:1]
+    client.answer(CODEC.encode(Notice("two")))
+    feed.flush()
+    assert told(transport) == [*long, "one", "two"]
+    assert not woken
+
+
 async def test_who_goes_on_speaking_is_answered_though_one_of_its_feeds_is_always_busy(
     client: Client, transport: FakeTransport
 ) -> None:
