@@ -96,7 +96,7 @@ class FrameParser:
             start, length = 8, data[2] << 8 | data[3]
         elif second > _MASKED_MEDIUM:
             return None
-        if start + length != size or 0 < self._most < length:
+        if start + length != size or (length > self._most and self._most):
             return None
         payload = bytearray(data[start:])
         self._unmask(data[start - 4 : start], payload)

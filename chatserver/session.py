@@ -49,6 +49,7 @@ from chatserver.tokens import (
     SubscriptionClaims,
     SubscriptionOptions,
 )
+from chatserver.unstored import Unstored
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Session:
         self._ping = math.ceil(door.config.heartbeat_seconds) if pings else 0
         self._expires = False
         self._expiry: asyncio.TimerHandle | None = None
+        self._unstored: Unstored | None = None
 
     async def handle(self, command: wire.Command) -> None:
         """Does what `command` asks for, and answers it."""
@@ -298,17 +300,27 @@ class Session:
 
     def _publish_now(self, id: int, name: str, data: str | msgspec.Raw) -> bool:
         door, client = self.door, self.client
-        unstored = door.unstored(client)
+        unstored = self._unstored or self._find_unstored()
         room = door.rooms.get(name)
         if room is None or room.audience.crowded or unstored.full:
             return False
         client.received += 1
-        unstored.begin(partial(self._answer, id, _published))
+        unstored.begin(partial(self._acknowledge, id))
         try:
             door.publish(self._said(room.channel, data), client, unstored)
         except ChatError as error:
             self._answer(id, _published, error)
         return True
+
+    def _find_unstored(self) -> Unstored:
+        self._unstored = self.door.unstored(self.client)
+        return self._unstored
+
+    def _acknowledge(self, id: int, outcome: Stamp | Exception) -> None:
+        if isinstance(outcome, Stamp):
+            self.client.answer(self.codec.reply(id, _PUBLISHED))
+        else:
+            self._answer(id, _published, outcome)
 
     def _said(self, channel: Channel, data: str | msgspec.Raw) -> Publish:
         """`data`: just a text, or a payload."""

@@ -126,11 +126,11 @@ class Json(_Form):
         return frames.text(lines) if lines else b""
 
     def reply(self, id: int, result: wire.Result) -> bytes:
+        bare = _BARE.get(type(result))
+        if bare and id:
+            return f'{{"id":{id},{bare}}}'.encode()
         if not id:  # of a command that forgot it
             return super().reply(id, result)
-        bare = _BARE.get(type(result))
-        if bare:
-            return f'{{"id":{id},{bare}}}'.encode()
         return b'{"id":%d,"%b":%b}' % (id, _JSON_NAMES[type(result)], _encode(result))
 
     def text(self, frame: str | bytes) -> tuple[int, str, str] | None:

@@ -34,15 +34,14 @@ class Log:
         known = self._keys.get((entry.user, key)) if key is not None else None
         if known:
             return Stamp(known.offset, known.time, new=False)
-        if now > self._time:
-            self._time = now
+        self._time = now = max(self._time, now)
         records = self.records
         offset = self.trimmed + len(records) + 1
-        record = Record(offset, self._time, entry.kind, entry.user, entry.data, key, entry.meta)
+        record = Record(offset, now, entry.kind, entry.user, entry.data, key, entry.meta)
         records.append(record)
         if key is not None:
             self._keys[entry.user, key] = record
-        return Stamp(offset, self._time)
+        return Stamp(offset, now)
 
     def trim(self, before: int, keep: int, limit: int) -> int:
         """Lets go of `limit` events at most. Returns of how many."""
