@@ -4,14 +4,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeAlias
 
 from aiohttp import web
 
 from chatserver import admission, context
 from chatserver.admission import Admission
-from chatserver.chain import Check, Handler, Middleware, checks, compose
+from chatserver.chain import Handler, Middleware, checks, compose
 from chatserver.client import CLOSE_SECONDS, Client
 from chatserver.config import Config
 from chatserver.errors import Disconnect, GoingAway, NoPong, PeerClosed, ServerFault, Slow, Stale
@@ -55,7 +55,7 @@ class Door:
         """What handles a message: the chain, and behind it the room's log."""
         self.immediate = False
         """The chain has nothing to wait for: messages may be handed to `publish`."""
-        self._checks: Sequence[Check] = ()
+        self._checks: list[Callable[[Command, Client], None]] = []
         self.ends = Turnstile(ENDS_PER_TURN)
         """For the transports of all."""
         self._unstored: dict[Client, Unstored] = {}
@@ -68,7 +68,7 @@ class Door:
         """For `cleanup_ctx`: composes the chain, to which all features have added by now, and runs pool and rooms."""
         self.handler = compose(self._chain, self._publish, self.config.plugin_seconds)
         found = checks(self._chain)
-        self.immediate, self._checks = found is not None, found or ()
+        self.immediate, self._checks = found is not None, [each.check for each in found or ()]
         await self._open_store()
         await self.pool.start()
         watchdog = asyncio.create_task(Watchdog().run())
@@ -124,8 +124,8 @@ class Door:
         Raises `ChatError` and `Disconnect`.
         """
         assert self.immediate  # or else a middleware would be passed over
-        for each in self._checks:
-            each.check(command, client)
+        for check in self._checks:
+            check(command, client)
         self.rooms.publish(command, client, unstored.add())
 
     async def settle(self, client: Client) -> None:

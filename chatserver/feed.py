@@ -205,9 +205,13 @@ class Feed:
 
     def _marked(self, group: _Group) -> Sequence[Client]:
         """Those of `group` for whom something may follow on what is written now; they have reached their marks."""
-        marked = [client for client, place in self._marks.items() if place <= self._flushed and client in group.places]
-        for client in marked:
-            del self._marks[client]
+        places, flushed = group.places, self._flushed
+        marked = [client for client, place in self._marks.items() if place <= flushed and client in places]
+        if len(marked) == len(self._marks):
+            self._marks = {}
+        else:
+            for client in marked:
+                del self._marks[client]
         return marked
 
     @property

@@ -73,12 +73,6 @@ def said(room: str, raw: bytes, max_body_bytes: int, *, key: str | None = None) 
     return Publish(body, room, data, key)
 
 
-def said_text(room: str, text: str, max_body_bytes: int) -> Publish:
-    """`said` for the payload that has just a text. Raises `ChatError`."""
-    check_body(text, max_body_bytes)
-    return Publish(text, room)
-
-
 def entry_of(command: Publish, user: str, info: Info) -> Entry:
     """What is to be appended when `user` says what `command` has."""
     return Entry(command.room, user, data_of(command.body, command.data), MESSAGE, command.key, _meta_of(info))

@@ -35,10 +35,10 @@ from chatserver.errors import (
 )
 from chatserver.history import page
 from chatserver.message import Info, Position, Publish
-from chatserver.protocol import wire
+from chatserver.protocol import check_body, wire
 from chatserver.protocol.centrifuge import Json, Protobuf, client_info, publication
 from chatserver.query import NAME_RULE, called, is_name
-from chatserver.records import messages_of, said, said_text
+from chatserver.records import messages_of, said
 from chatserver.store import Stamp
 from chatserver.subscriptions import GRACE_SECONDS, SERVER_UNSUBSCRIBE, Subscriptions, seconds_left
 from chatserver.tokens import (
@@ -326,7 +326,10 @@ class Session:
         """`data`: just a text, or a payload."""
         channel.check_publish(self.client.info.user, member=channel.name in self.subscriptions.by_name)
         most = self.door.config.max_body_bytes
-        return said_text(channel.name, data, most) if isinstance(data, str) else said(channel.name, bytes(data), most)
+        if not isinstance(data, str):
+            return said(channel.name, bytes(data), most)
+        check_body(data, most)
+        return Publish(data, channel.name)
 
     def _answer(self, id: int, result: Callable[[Stamp | None], wire.Result], outcome: Outcome) -> None:
         if isinstance(outcome, Exception):

@@ -18,12 +18,12 @@ from chatserver.errors import (
     TooManyMessages,
     Unrecoverable,
 )
-from chatserver.message import Changes, Event, Info, Joined, Left, Message, Notice, Refused
+from chatserver.message import Changes, Event, Info, Joined, Left, Message, Notice, Publish, Refused
 from chatserver.protocol import Codec, protobuf, wire
 from chatserver.protocol.centrifuge import Json, Protobuf, _by, client_info, publication
 from chatserver.protocol.schema import FIELDS
 from chatserver.protocol.wire import Command, Wire, raw
-from chatserver.records import said, said_text
+from chatserver.records import said
 from tests.centrifuge import COMMANDS, KINDS, PAYLOADS, TEXT
 from tests.fakes import PATIENT, split
 
@@ -90,7 +90,7 @@ def check_text(frame: str) -> None:
         (command,) = Json().commands(frame)
         assert isinstance(command.request, wire.PublishRequest)
         assert (command.id, command.request.channel) == text[:2]
-        assert said("room", bytes(command.request.data), 0) == said_text("room", text[2], 0)
+        assert said("room", bytes(command.request.data), 0) == Publish(text[2], "room")
 
 
 def test_a_frame_with_just_a_text_says_the_same_as_its_command() -> None:
