@@ -90,8 +90,10 @@ class Room:
                 continue
             expected += 1
             records.append(record)
-            message = self._message(record, said)
-            if message:
+            if said:
+                offset = record.offset if self._positioned else 0
+                messages.append(Message(record.user, said[0], self.name, record.data, offset, said[1]))
+            elif message := self._message(record):
                 messages.append(message)
         self._recent.extend(records)
         if messages:
@@ -174,12 +176,8 @@ class Room:
         if records and records[0].time < self.channel.since(time.time()):
             raise Unrecoverable
 
-    def _message(self, record: Record, said: Said | None = None) -> Message | None:
-        if said is None:
-            return message_of(record, self.name, positioned=self._positioned)
-        body, info = said
-        offset = record.offset if self._positioned else 0
-        return Message(record.user, body, self.name, record.data, offset, info)
+    def _message(self, record: Record) -> Message | None:
+        return message_of(record, self.name, positioned=self._positioned)
 
     @property
     def busy(self) -> bool:
