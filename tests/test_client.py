@@ -760,6 +760,18 @@ async def test_an_answer_leaves_a_client_level_and_goes_out_behind_what_was_told
     assert client.delivered == 4
 
 
+async def test_a_pong_goes_out_behind_an_answer_with_what_all_are_told(
+    client: Client, transport: FakeTransport, feed: Feed
+) -> None:
+    client.follow(feed)
+    publish(feed, "a")
+    client.answer(CODEC.encode(Notice("answer")))
+    client.control(frames.pong(b""))
+    feed.flush()
+    serve(client)
+    assert told(transport) == ["a", "answer", "<pong >"]
+
+
 async def test_an_answer_waits_for_all_that_its_client_follows(client: Client, transport: FakeTransport) -> None:
     first, second = Feed(CODEC, 1 << 20), Feed(CODEC, 1 << 20)
     for feed in (first, second):
