@@ -245,10 +245,7 @@ class Client:
             self._wake(self)  # the others may not have come so far
             return b""
         answers, self._queue = self._queue, ()
-        written = self.codec.join(answers)
-        if self._control:
-            written, self._control = written + self._control, b""
-        return written
+        return self.codec.join(answers)
 
     async def emptied(self) -> None:
         """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
