@@ -207,11 +207,8 @@ class Feed:
         """Those of `group` for whom something may follow on what is written now; they have reached their marks."""
         places, flushed = group.places, self._flushed
         marked = [client for client, place in self._marks.items() if place <= flushed and client in places]
-        if len(marked) == len(self._marks):
-            self._marks = {}
-        else:
-            for client in marked:
-                del self._marks[client]
+        for client in marked:
+            del self._marks[client]
         return marked
 
     @property
