@@ -25,15 +25,15 @@ class Bucket(Generic[K]):
     def __init__(self, per_second: float, size: float) -> None:
         self._cost = 1 / per_second
         self._capacity = size * self._cost
-        self._most = self._capacity + _ROUNDING
         self._full_at: dict[ref[K], list[float]] = {}
 
     def take(self, owner: K, now: float) -> float:
         """Takes a token and returns 0, or else takes none and returns the seconds until there is one."""
         kept = self._full_at.get(ref(owner)) or self._keep(owner)
-        full_at = max(kept[0], now) + self._cost
-        if full_at - now > self._most:
-            return full_at - now - self._capacity
+        full_at = (kept[0] if kept[0] > now else now) + self._cost
+        wait = full_at - now - self._capacity
+        if wait > _ROUNDING:
+            return wait
         kept[0] = full_at
         return 0.0
 

@@ -92,8 +92,7 @@ class Channel(msgspec.Struct, frozen=True):
 
     def check_publish(self, user: str, *, member: bool) -> None:
         """Raises `PermissionDenied` if `user` may not publish."""
-        if not member or self.namespace.publish == "nobody":  # asked of each message
-            self._check(self.namespace.publish, user, member)
+        self._check(self.namespace.publish, user, member)
 
     def check_history(self, user: str, *, member: bool) -> None:
         """Raises `NotAvailable` if nobody reads history here, `PermissionDenied` if `user` doesn't."""

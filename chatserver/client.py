@@ -232,11 +232,10 @@ class Client:
         """`push` for what has a place behind all that was told before, but none before what is told after it: to keep
         that would have everybody who says something served by itself.
         """
-        queue = self._queue
-        if self._apart or self.ending or not piece or len(queue) >= ANSWERS or not self._mark():
+        if self._apart or self.ending or not piece or len(self._queue) >= ANSWERS or not self._mark():
             self.push(piece)
             return
-        self._queue = (*queue, piece) if queue else (piece,)
+        self._queue = (*self._queue, piece)
         self.delivered += 1
 
     def take_answers(self) -> bytes:

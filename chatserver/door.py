@@ -40,7 +40,6 @@ class Door:
 
     def __init__(self, config: Config, pool: Pool, rooms: Rooms, chain: list[Middleware]) -> None:
         self.config = config
-        self.allows_anonymous = config.allows_anonymous
         self.pool = pool
         self.rooms = rooms
         self.verifier = Verifier(

@@ -77,11 +77,17 @@ class Feed:
         self._unwritten: dict[Client, None] = {}  # instead, once one of them has gone
         self._level: dict[Client, int] = {}  # with the number of the first piece had while level
         self._apart: dict[Client, int] = {}  # with the number of the next piece to have
-        self.followers = 0
-        """How many clients follow."""
-        self.unfinished = False
-        """A flush has begun, and the next has to go on with it: `_groups_left` or `_unwritten` isn't empty."""
         self._marks: dict[Client, int] = {}  # with the number of the piece that may come behind what is their own
+
+    @property
+    def followers(self) -> int:
+        """How many clients follow."""
+        return len(self._level) + len(self._apart)
+
+    @property
+    def unfinished(self) -> bool:
+        """A flush has begun, and the next has to go on with it."""
+        return bool(self._groups_left or self._unwritten)
 
     def extend(self, pieces: Sequence[bytes]) -> None:
         """Adds `pieces` for everybody who follows now."""
@@ -92,12 +98,10 @@ class Feed:
 
     def join(self, client: Client) -> None:
         self._apart[client] = self._end
-        self.followers = len(self._level) + len(self._apart)
 
     def leave(self, client: Client) -> None:
         self._apart.pop(client, None)
         self._leave_level(client)
-        self.followers = len(self._level) + len(self._apart)
 
     def part(self, client: Client) -> None:
         self._apart[client] = self._leave_level(client)
@@ -146,7 +150,7 @@ class Feed:
         """Lets go of all pieces, and returns all followers: they miss something that couldn't be told to them."""
         self._base = self._flushed = self._end
         self._pieces.clear()
-        self._groups_left, self._unwritten, self.unfinished = [], {}, False
+        self._groups_left, self._unwritten = [], {}
         self._kept_bytes = self.pending_bytes = 0
         return [*self._level, *self._apart]
 
@@ -179,17 +183,14 @@ class Feed:
             starts = range(0, len(clients), FLUSH_CLIENTS)
             self._groups = [_Group(clients[start : start + FLUSH_CLIENTS]) for start in starts]
         self._groups_left = self._groups.copy()
-        self.unfinished = bool(self._groups)
 
     def _next_group(self) -> _Group:
         """Takes the next of those who haven't been written to."""
         if self._groups_left:
-            group = self._groups_left.pop(0)
-        else:
-            group = _Group(list(islice(self._unwritten, FLUSH_CLIENTS)))
-            for client in group.clients:
-                del self._unwritten[client]
-        self.unfinished = bool(self._groups_left or self._unwritten)
+            return self._groups_left.pop(0)
+        group = _Group(list(islice(self._unwritten, FLUSH_CLIENTS)))
+        for client in group.clients:
+            del self._unwritten[client]
         return group
 
     def _write(self, group: _Group) -> Collection[Client]:
@@ -259,7 +260,6 @@ class Feed:
         if client not in self._unwritten:
             return False
         del self._unwritten[client]
-        self.unfinished = bool(self._unwritten)
         return True
 
 

@@ -109,10 +109,10 @@ def _just_text(raw: bytes) -> str | None:
     if not raw.startswith(b'{"body":"'):
         return None
     try:
-        text = _decode_body(raw).body if b"\\" in raw else raw[9:-2].decode()
+        text = _decode_body(raw).body
     except ValueError:
         return None
-    return text if _encode(text) == raw[8:-1] and raw.endswith(b"}") else None
+    return text if _encode(_Body(text)) == raw else None
 
 
 def _is_json(data: str) -> bool:

@@ -49,7 +49,6 @@ from chatserver.tokens import (
     SubscriptionClaims,
     SubscriptionOptions,
 )
-from chatserver.unstored import Unstored
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +96,6 @@ class Session:
         self._ping = math.ceil(door.config.heartbeat_seconds) if pings else 0
         self._expires = False
         self._expiry: asyncio.TimerHandle | None = None
-        self._unstored: Unstored | None = None
 
     async def handle(self, command: wire.Command) -> None:
         """Does what `command` asks for, and answers it."""
@@ -188,7 +186,7 @@ class Session:
     async def _connect(self, id: int, request: wire.ConnectRequest) -> None:
         try:
             claims = await self._claims(request.token)
-            if not (claims and claims.user) and not self.door.allows_anonymous:
+            if not (claims and claims.user) and not self.door.config.allows_anonymous:
                 raise NotPermitted if claims else Malformed
             self._identify(claims, bytes(request.data))
             async with self.subscriptions.making:
@@ -300,27 +298,17 @@ class Session:
 
     def _publish_now(self, id: int, name: str, data: str | msgspec.Raw) -> bool:
         door, client = self.door, self.client
-        unstored = self._unstored or self._find_unstored()
+        unstored = door.unstored(client)
         room = door.rooms.get(name)
         if room is None or room.audience.crowded or unstored.full:
             return False
         client.received += 1
-        unstored.begin(partial(self._acknowledge, id))
+        unstored.begin(partial(self._answer, id, _published))
         try:
             door.publish(self._said(room.channel, data), client, unstored)
         except ChatError as error:
             self._answer(id, _published, error)
         return True
-
-    def _find_unstored(self) -> Unstored:
-        self._unstored = self.door.unstored(self.client)
-        return self._unstored
-
-    def _acknowledge(self, id: int, outcome: Stamp | Exception) -> None:
-        if isinstance(outcome, Stamp):
-            self.client.answer(self.codec.reply(id, _PUBLISHED))
-        else:
-            self._answer(id, _published, outcome)
 
     def _said(self, channel: Channel, data: str | msgspec.Raw) -> Publish:
         """`data`: just a text, or a payload."""

@@ -130,7 +130,7 @@ class Endpoint:
         channel = self._rooms.channel(query.room(request))
         token = query.token(request)
         claims = await self._claims(token) if token else None
-        follows = claims is None and (query.token_follows(request) or not self._door.allows_anonymous)
+        follows = claims is None and (query.token_follows(request) or not self._door.config.allows_anonymous)
         if not follows:
             channel.check_subscribe(claims.user if claims else "")
         if after or history:
@@ -144,7 +144,7 @@ class Endpoint:
             raise Unauthorized from None
         except KeysUnavailable:
             raise InternalError from None
-        if not claims.user and not self._door.allows_anonymous:
+        if not claims.user and not self._door.config.allows_anonymous:
             raise PermissionDenied
         return claims
 
