@@ -978,6 +978,28 @@ async def test_close_counts_no_less_than_nobody(pool: Pool, clock: Clock) -> Non
     assert closed == Closed(closed=0, aborted=3)
 
 
+async def test_close_lets_others_have_their_turn_between_a_few_and_the_next(pool: Pool, clock: Clock) -> None:
+    members = await enter_level(pool, clock, 9)
+    told_at_once: list[int] = []
+    served_at_once: list[int] = []
+
+    async def watch() -> None:
+        ending = served = 0
+        for _ in range(50):
+            told_at_once.append(sum(client.ending is not None for client, _ in members) - ending)
+            served_at_once.append(sum(client.close_sent for client, _ in members) - served)
+            ending, served = ending + told_at_once[-1], served + served_at_once[-1]
+            await (clock.push(0.01) if ending == len(members) else asyncio.sleep(0))
+
+    with mock.patch("chatserver.pool.CLOSES_PER_TURN", 2), mock.patch("chatserver.pool.FLUSH_CLIENTS", 3):
+        closing = asyncio.create_task(pool.close(GoingAway(), 8, answers=False))
+        await watch()
+        await clock.push(1)
+    assert (max(told_at_once), max(served_at_once)) == (2, 3)
+    assert closing.result() == Closed(closed=9, aborted=0)
+    assert [told(transport) for _, transport in members] == [["<close 1001 server shutdown>"]] * 9
+
+
 async def test_abort_ends_a_close_that_waits(pool: Pool, clock: Clock) -> None:
     members = await enter_level(pool, clock, 3)
     closing = asyncio.create_task(pool.close(GoingAway(), 60, answers=True))
