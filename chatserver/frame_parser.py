@@ -18,7 +18,6 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _SHORT, _MEDIUM = 125, 126
 _TEXT_WHOLE: Final = _FIN | TEXT
-_MASKED_MEDIUM: Final = _MASKED | _MEDIUM
 _CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 """Close codes below 3000 that may be sent (RFC 6455 section 7.4, and the registry it makes)."""
 
@@ -90,12 +89,11 @@ class FrameParser:
         size = len(data)
         if size < 6 or data[0] != _TEXT_WHOLE or self._data or self._over or self._parts is not None:
             return None
-        start, second = 6, data[1]
-        length = second - _MASKED
-        if second == _MASKED_MEDIUM:
+        start, length = 6, data[1] - _MASKED
+        if length >= _MEDIUM:
+            if length > _MEDIUM:
+                return None
             start, length = 8, data[2] << 8 | data[3]
-        elif second > _MASKED_MEDIUM:
-            return None
         if start + length != size or (length > self._most and self._most):
             return None
         payload = bytearray(data[start:])

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final, TypeAlias
 
 import msgspec
@@ -154,13 +155,9 @@ class Journal:
             self._batch = []
 
     def _take(self) -> list[Waiting]:
-        count = size = 0
-        for waiting in islice(self._queue, BATCH_ENTRIES):
-            count += 1
-            size += len(waiting.entry.data)
-            if size >= BATCH_CHARACTERS:
-                break
-        return [self._queue.popleft() for _ in range(count)]
+        sizes = [len(waiting.entry.data) for waiting in islice(self._queue, BATCH_ENTRIES)]
+        count = bisect_left([*accumulate(sizes)], BATCH_CHARACTERS) + 1  # with the one that makes it so much
+        return [self._queue.popleft() for _ in sizes[:count]]
 
     async def _store_batch(self, batch: Sequence[Waiting]) -> None:
         try:

@@ -36,6 +36,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     meta: str | None = None
     """JSON, as text: what goes with it beside the payload."""
 
+    def at(self, offset: int, time: int) -> "Record":
+        """The event that it became. `time`: milliseconds since 1970."""
+        return Record(offset, time, self.kind, self.user, self.data, self.key, self.meta)
+
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Where an entry stands in the log."""

@@ -30,17 +30,18 @@ class Log:
         return self.trimmed + len(self.records)
 
     def append(self, entry: Entry, now: int) -> Stamp:
-        key = entry.key
-        known = self._keys.get((entry.user, key)) if key is not None else None
-        if known:
-            return Stamp(known.offset, known.time, new=False)
-        self._time = now = max(self._time, now)
-        records = self.records
-        offset = self.trimmed + len(records) + 1
-        record = Record(offset, now, entry.kind, entry.user, entry.data, key, entry.meta)
-        records.append(record)
-        if key is not None:
-            self._keys[entry.user, key] = record
+        if entry.key is not None:
+            known = self._keys.get((entry.user, entry.key))
+            if known:
+                return Stamp(known.offset, known.time, new=False)
+        if now < self._time:
+            now = self._time
+        self._time = now
+        offset = self.trimmed + len(self.records) + 1
+        record = entry.at(offset, now)
+        self.records.append(record)
+        if entry.key is not None:
+            self._keys[entry.user, entry.key] = record
         return Stamp(offset, now)
 
     def trim(self, before: int, keep: int, limit: int) -> int:
