@@ -62,6 +62,15 @@ class Audience:
         """`broadcast` for several, together: all of them, or, if a codec fails, none."""
         self._tell(self._feeds, messages)
 
+    def answer(self, client: Client, piece: bytes) -> None:
+        """`Client.push` for what has a place behind all that was told here before, but none before what is told after
+        it: to keep that would have everybody who says something served by itself.
+        """
+        for feed in self._feeds.values():
+            if feed.answer(client, piece):
+                return
+        client.push(piece)
+
     def _tell(self, feeds: Mapping[tuple[Codec, bool], Feed], events: Sequence[Event]) -> None:
         pieces: list[bytes] = []
         encoded_by = None

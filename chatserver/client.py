@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from chatserver import frames
@@ -16,10 +16,6 @@ WRITE_BYTES: Final = 128 * 1024
 
 CLOSE_SECONDS: Final = 1.0
 """How long a peer may take to answer a close frame. Its place is free within a second, whatever it does."""
-
-ANSWERS: Final = 16
-"""So many wait for what a level client is told with all others: who is in several rooms, of which one always has
-something left, would wait for ever."""
 
 _CONTROL_BYTES: Final = 512
 
@@ -73,19 +69,12 @@ class Source(Protocol):
     def leave(self, client: "Client") -> None:
         """Forgets `client`."""
 
-    def part(self, client: "Client") -> None:
-        """Gives `client`, so far level, a place of its own."""
+    def part(self, client: "Client") -> Sequence[bytes]:
+        """Gives `client`, so far level, a place of its own. Returns what is meant for it alone, and comes behind all
+        that is to be pulled."""
 
     def pull(self, client: "Client") -> list[bytes]:
         """The pieces that `client`, in a place of its own, hasn't had; they count as had from now on."""
-
-    def mark(self, client: "Client") -> bool:
-        """Something is to be written to `client`, so far level, once it has had all pieces so far; False if what was
-        to be written before still waits for its part of a flush. A flush with which it has had them writes what
-        `Client.take_answers` returns, too."""
-
-    def reached(self, client: "Client") -> bool:
-        """`client`, which is level, has had all that came before the last `mark`."""
 
     def catch_up(self, client: "Client") -> list[bytes]:
         """`pull` for those of the pieces that all who are level have had."""
@@ -109,8 +98,8 @@ class Client:
     5. Whatever ends a connection, its place in pool, rooms and presence is free within a second.
 
     The queue is what is meant for this client alone plus its place in the sources it follows. As long as it has
-    nothing of its own, or only answers, and its transport takes data it is *level*: each source writes to all such
-    clients together. Otherwise it stands *apart* and is served by itself.
+    nothing of its own and its transport takes data it is *level*: each source writes to all such clients together, to
+    some of them with an answer behind it. Otherwise it stands *apart* and is served by itself.
     """
 
     __slots__ = (
@@ -179,7 +168,7 @@ class Client:
         self._wake = wake
         self._apart = False
         self._control = b""
-        self._queue: deque[bytes] | tuple[bytes, ...] = ()  # a deque, also an empty one, takes 760 bytes
+        self._queue: deque[bytes] | tuple[()] = ()  # a deque, also an empty one, takes 760 bytes
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
@@ -227,24 +216,6 @@ class Client:
             self.disconnect(Slow())
         else:
             self._wake(self)
-
-    def answer(self, piece: bytes) -> None:
-        """`push` for what has a place behind all that was told before, but none before what is told after it: to keep
-        that would have everybody who says something served by itself.
-        """
-        if self._apart or self.ending or not piece or len(self._queue) >= ANSWERS or not self._mark():
-            self.push(piece)
-            return
-        self._queue = (*self._queue, piece)
-        self.delivered += 1
-
-    def take_answers(self) -> bytes:
-        """What is to be written to this client, which is level, behind the data of a source that reached its mark."""
-        if len(self.sources) > 1:
-            self._wake(self)  # the others may not have come so far
-            return b""
-        answers, self._queue = self._queue, ()
-        return self.codec.join(answers)
 
     async def emptied(self) -> None:
         """Returns when not much waits for this client alone, or its connection ends: who tells it a lot awaits this
@@ -300,8 +271,6 @@ class Client:
         """Writes what waits; for the pool's drain. False: something is left to do."""
         if self.transport.lost:
             return True
-        if self._queue and not self._apart and not all(source.reached(self) for source in self.sources):
-            return False
         return self._write() and (self.ending is not None or self._step_level())
 
     def park(self) -> None:
@@ -334,26 +303,15 @@ class Client:
             self._send_close()
         return True
 
-    def _mark(self) -> bool:
-        coming = 0
-        for source in self.sources:
-            if not source.mark(self):
-                return False
-            coming += source.pending_bytes
-        if not coming:  # with which the answer would go out
-            self._wake(self)
-        return True
-
     def _step_apart(self) -> None:
-        answers: Iterable[bytes] = ()
+        alone: list[bytes] = []
         if not self._apart:
-            answers, self._queue = self._queue, ()
             for source in self.sources:
-                source.part(self)
+                alone += source.part(self)
             self._apart = True
         for source in self.sources:
             self._put(*source.pull(self))
-        self._put(*answers)  # behind what was told before them, which may be among what was pulled
+        self._put(*alone)
 
     def _step_level(self) -> bool:
         if not self._apart:
@@ -379,9 +337,9 @@ class Client:
         return self.codec.join(pieces) + control if pieces else control
 
     def _next(self) -> Sequence[bytes]:
-        """Takes about `WRITE_BYTES` off the queue, or all the answers."""
-        if not isinstance(self._queue, deque):
-            pieces, self._queue = self._queue, ()
+        """Takes about `WRITE_BYTES` off the queue."""
+        if self._queued <= WRITE_BYTES:
+            pieces, self._queue, self._queued = self._queue, (), 0
             return pieces
         taken: list[bytes] = []
         size = 0

@@ -1,8 +1,8 @@
 """The recent frames of one audience in one codec, and who has had how much of them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, repeat
-from typing import Final
+from typing import Final, TypeAlias
 
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.fanout import CHANGES, write_all, write_each
@@ -10,6 +10,15 @@ from chatserver.protocol import Codec
 
 FLUSH_CLIENTS: Final = 2000
 """So many are written to, of one audience or of several, before others have their turn: about 10 ms."""
+
+
+ANSWERS: Final = 16
+"""So many of one client wait for a flush: if each brings less than there is, the last piece before them never comes."""
+
+_Answers: TypeAlias = tuple[int, tuple[bytes, ...]]
+"""What is told to one client behind all pieces with lower numbers than this."""
+
+_NO_ANSWERS: Final[_Answers] = 0, ()
 
 
 class _Group:
@@ -77,7 +86,7 @@ class Feed:
         self._unwritten: dict[Client, None] = {}  # instead, once one of them has gone
         self._level: dict[Client, int] = {}  # with the number of the first piece had while level
         self._apart: dict[Client, int] = {}  # with the number of the next piece to have
-        self._marks: dict[Client, int] = {}  # with the number of the piece that may come behind what is their own
+        self._answers: dict[Client, _Answers] = {}  # to those of the level who said something
 
     @property
     def followers(self) -> int:
@@ -100,33 +109,33 @@ class Feed:
         self._apart[client] = self._end
 
     def leave(self, client: Client) -> None:
+        self._answers.pop(client, None)
         self._apart.pop(client, None)
         self._leave_level(client)
 
-    def part(self, client: Client) -> None:
+    def part(self, client: Client) -> Sequence[bytes]:
+        _, answers = self._answers.pop(client, _NO_ANSWERS)
         self._apart[client] = self._leave_level(client)
+        return answers
+
+    def answer(self, client: Client, piece: bytes) -> bool:
+        """Tells `piece` to `client` alone, behind all pieces so far, with the flush that brings the last of them. False
+        if none does that, or the client, if it is one of these at all, is served by itself.
+        """
+        if client not in self._level or not self.pending_bytes:
+            return False
+        _, answers = self._answers.get(client, _NO_ANSWERS)
+        if len(answers) >= ANSWERS:
+            return False
+        self._answers[client] = self._base + len(self._pieces), (*answers, piece)
+        client.delivered += 1
+        return True
 
     def pull(self, client: Client) -> list[bytes]:
         return self._pull(client, self._end)
 
     def catch_up(self, client: Client) -> list[bytes]:
         return self._pull(client, self._flushed)
-
-    def mark(self, client: Client) -> bool:
-        marks = self._marks
-        if client in marks and marks[client] <= self._flushed and self.unfinished:
-            return False
-        marks[client] = self._base + len(self._pieces)
-        return True
-
-    def reached(self, client: Client) -> bool:
-        place = self._marks.get(client)
-        if place is None:
-            return True
-        if place > self._flushed or self.unfinished:
-            return False
-        del self._marks[client]
-        return True
 
     def even(self, client: Client) -> bool:
         return self._apart[client] == self._flushed
@@ -195,22 +204,20 @@ class Feed:
 
     def _write(self, group: _Group) -> Collection[Client]:
         data = self._data
-        if not self._marks:
+        answers = self._answers and self._take_answers(group)
+        if not answers:
             return _unable(group.clients, data, write_all(group.descriptors, data))
-        marked = self._marked(group)
-        answers = [client.take_answers() for client in marked]
         # They speak, so they are the first: what they say next comes while the others are written to.
-        sent = write_each([client.transport.descriptor for client in marked], data, answers)
-        clients, descriptors = group.without(marked)
-        return [*_unable(marked, data, sent, answers), *_unable(clients, data, write_all(descriptors, data))]
+        answered, told = [*answers], [*answers.values()]
+        sent = write_each([client.transport.descriptor for client in answered], data, told)
+        clients, descriptors = group.without(answered)
+        return [*_unable(answered, data, sent, told), *_unable(clients, data, write_all(descriptors, data))]
 
-    def _marked(self, group: _Group) -> Sequence[Client]:
-        """Those of `group` for whom something may follow on what is written now; they have reached their marks."""
+    def _take_answers(self, group: _Group) -> Mapping[Client, bytes]:
+        """Those of `group` with whom what is written now brings the last piece that comes before their answers."""
         places, flushed = group.places, self._flushed
-        marked = [client for client, place in self._marks.items() if place <= flushed and client in places]
-        for client in marked:
-            del self._marks[client]
-        return marked
+        due = [client for client, (place, _) in self._answers.items() if place <= flushed and client in places]
+        return {client: client.codec.join(self._answers.pop(client)[1]) for client in due}
 
     @property
     def _end(self) -> int:
@@ -246,7 +253,6 @@ class Feed:
         """Returns the number of the first piece that it hasn't had."""
         place = self._flushing if self._spare(client) else self._flushed
         self._groups = None
-        self._marks.pop(client, None)
         joined = self._level.pop(client, None)
         if joined is not None:
             client.delivered += place - joined

@@ -39,6 +39,7 @@ from chatserver.protocol import check_body, wire
 from chatserver.protocol.centrifuge import Json, Protobuf, client_info, publication
 from chatserver.query import NAME_RULE, called, is_name
 from chatserver.records import messages_of, said
+from chatserver.room import Room
 from chatserver.store import Stamp
 from chatserver.subscriptions import GRACE_SECONDS, SERVER_UNSUBSCRIBE, Subscriptions, seconds_left
 from chatserver.tokens import (
@@ -118,7 +119,8 @@ class Session:
             return False
         text = self.codec.text(frame)
         if text:
-            return self._publish_now(*text)
+            number, name, body = text
+            return self._publish_now(number, name, body)
         command = self.codec.command(frame)
         if command is None:
             return False
@@ -152,10 +154,11 @@ class Session:
         None that a middleware took it. Raises `ChatError` if it is refused.
         """
         unstored = self.door.unstored(self.client)
-        unstored.begin(partial(self._answer, id, result))
+        answer = partial(self._answer, id, result, self.door.rooms.get(command.room))
+        unstored.begin(answer)
         reply = await self.door.handler(command, self.client)
         if not unstored.taken:
-            self._answer(id, result, None)
+            answer(None)
         if reply:
             self.client.enqueue(reply)
 
@@ -303,11 +306,12 @@ class Session:
         if room is None or room.audience.crowded or unstored.full:
             return False
         client.received += 1
-        unstored.begin(partial(self._answer, id, _published))
+        answer = partial(self._answer, id, _published, room)
+        unstored.begin(answer)
         try:
             door.publish(self._said(room.channel, data), client, unstored)
         except ChatError as error:
-            self._answer(id, _published, error)
+            answer(error)
         return True
 
     def _said(self, channel: Channel, data: str | msgspec.Raw) -> Publish:
@@ -319,12 +323,17 @@ class Session:
         check_body(data, most)
         return Publish(data, channel.name)
 
-    def _answer(self, id: int, result: Callable[[Stamp | None], wire.Result], outcome: Outcome) -> None:
+    def _answer(
+        self, id: int, result: Callable[[Stamp | None], wire.Result], room: Room | None, outcome: Outcome
+    ) -> None:
         if isinstance(outcome, Exception):
-            error = outcome if isinstance(outcome, ChatError) else InternalError()
-            self.client.answer(self.codec.failure(id, error))
+            piece = self.codec.failure(id, outcome if isinstance(outcome, ChatError) else InternalError())
         else:
-            self.client.answer(self.codec.reply(id, result(outcome)))
+            piece = self.codec.reply(id, result(outcome))
+        if room:
+            room.audience.answer(self.client, piece)
+        else:
+            self.client.push(piece)
 
     async def _presence(self, id: int, request: wire.PresenceRequest) -> wire.PresenceResult:
         members = self._members(request.channel)

@@ -183,3 +183,24 @@ def test_each_codec_encodes_once_whoever_came_first(room: Room) -> None:
     assert [encode.call_count for encode in encodes] == [1] * 5
     room.flush(*(client for client, _ in members))
     assert [told(transport) for _, transport in members] == [["a"]] * 10
+
+
+def test_an_answer_stands_behind_what_was_told_here_and_waits_for_nothing_else(room: Room) -> None:
+    (alice, hears), other = room.enter(Simple()), Room()
+    other.audience.join(alice)
+    codec = Simple()
+    other.audience.broadcast(Message("bob", "elsewhere"))
+    room.audience.broadcast(Message("alice", "a"))
+    room.audience.answer(alice, codec.encode(Notice("stored")))
+    room.flush()
+    assert told(hears) == ["a", "stored"]
+    other.flush(alice)
+    assert told(hears) == ["a", "stored", "elsewhere"]
+
+
+def test_who_has_nothing_to_come_here_is_answered_at_once(room: Room) -> None:
+    (alice, hears), (stranger, heard) = room.enter(Simple()), Room().enter(Simple())
+    for client in (alice, stranger):
+        room.audience.answer(client, Simple().encode(Notice("stored")))
+    room.flush(alice, stranger)
+    assert [told(transport) for transport in (hears, heard)] == [["stored"]] * 2

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from chatserver import frames
-from chatserver.client import ANSWERS, CLOSE_SECONDS, WRITE_BYTES, Client
+from chatserver.client import CLOSE_SECONDS, WRITE_BYTES, Client
 from chatserver.errors import ConnectionLost, Disconnect, GoingAway, PolicyViolation, Slow
 from chatserver.feed import Feed
 from chatserver.message import Notice, Refused
@@ -41,6 +41,10 @@ def tell(client: Client, *bodies: str) -> None:
 def publish(feed: Feed, *bodies: str) -> None:
     for body in bodies:
         feed.extend([CODEC.encode(Notice(body))])
+
+
+def answer(feed: Feed, client: Client, body: str) -> bool:
+    return feed.answer(client, CODEC.encode(Notice(body)))
 
 
 def serve(client: Client) -> int:
@@ -747,9 +751,8 @@ async def test_an_answer_leaves_a_client_level_and_goes_out_behind_what_was_told
     client: Client, transport: FakeTransport, feed: Feed
 ) -> None:
     client.follow(feed)
-    serve(client)
     publish(feed, "a")
-    client.answer(CODEC.encode(Notice("answer")))
+    assert answer(feed, client, "answer")
     publish(feed, "b")
     feed.flush()
     assert len(transport.written) == 1
@@ -765,113 +768,74 @@ async def test_a_pong_goes_out_behind_an_answer_with_what_all_are_told(
 ) -> None:
     client.follow(feed)
     publish(feed, "a")
-    client.answer(CODEC.encode(Notice("answer")))
+    assert answer(feed, client, "answer")
     client.control(frames.pong(b""))
     feed.flush()
     serve(client)
     assert told(transport) == ["a", "answer", "<pong >"]
 
 
-async def test_an_answer_waits_for_all_that_its_client_follows(client: Client, transport: FakeTransport) -> None:
+async def test_an_answer_keeps_its_place_when_its_client_is_told_something_alone(
+    client: Client, transport: FakeTransport
+) -> None:
     first, second = Feed(CODEC, 1 << 20), Feed(CODEC, 1 << 20)
     for feed in (first, second):
         client.follow(feed)
-    serve(client)
     for feed in (first, second):
         publish(feed, "told")
-    client.answer(CODEC.encode(Notice("answer")))
-    client.answer(b"")
-    first.flush()
-    assert not client.serve()
+    assert answer(first, client, "answer")
+    assert answer(second, client, "another")
     second.flush()
-    assert client.serve()
-    assert told(transport) == ["told", "told", "answer"]
+    tell(client, "alone")
+    first.flush()
+    serve(client)
+    assert told(transport) == ["told", "another", "told", "answer", "alone"]
 
 
-async def test_an_answer_that_goes_out_with_what_all_are_told_wakes_nobody(
-    transport: FakeTransport, feed: Feed
+@pytest.mark.parametrize("leave", [Client.unfollow, lambda client, feed: client.disconnect(GoingAway())])
+async def test_who_leaves_is_answered_before(
+    client: Client, transport: FakeTransport, feed: Feed, leave: Callable[[Client, Feed], None]
 ) -> None:
-    woken: list[Client] = []
-    client = make_client(transport, CODEC, wake=woken.append)
     client.follow(feed)
-    serve(client)
-    woken.clear()
     publish(feed, "a")
-    client.answer(CODEC.encode(Notice("one")))
-    client.answer(CODEC.encode(Notice("two")))
-    assert not woken
+    assert answer(feed, client, "answer")
+    leave(client, feed)
     feed.flush()
-    client.answer(CODEC.encode(Notice("three")))
-    assert woken == [client]
     serve(client)
-    assert told(transport) == ["a", "one", "two", "three"]
+    assert told(transport)[:2] == ["a", "answer"]
 
 
 async def test_an_answer_behind_more_than_one_write_goes_out_with_the_last_of_them(
-    transport: FakeTransport, feed: Feed
+    client: Client, transport: FakeTransport, feed: Feed
 ) -> None:
-    woken: list[Client] = []
-    client = make_client(transport, CODEC, wake=woken.append)
     client.follow(feed)
     long = ["x" * WRITE_BYTES, "y" * WRITE_BYTES]
-    for text in long:
-        publish(feed, text)
-    client.answer(CODEC.encode(Notice("one")))
+    publish(feed, *long)
+    assert answer(feed, client, "one")
     feed.flush()
     assert told(transport) == long[:1]
-    client.answer(CODEC.encode(Notice("two")))
+    assert answer(feed, client, "two")
     feed.flush()
     assert told(transport) == [*long, "one", "two"]
-    assert not woken
 
 
-async def test_who_goes_on_speaking_is_answered_though_one_of_its_feeds_is_always_busy(
-    client: Client, transport: FakeTransport
-) -> None:
-    feeds = [Feed(CODEC, 1 << 20) for _ in range(2)]
-    for feed in feeds:
-        client.follow(feed)
-    serve(client)
-    for number in range(ANSWERS + 1):
-        for feed in feeds:
-            publish(feed, "told")
-        client.answer(CODEC.encode(Notice(str(number))))
-        feeds[number % 2].flush()
-        client.serve()
-    answers = [each for each in told(transport) if each != "told"]
-    assert answers == [str(number) for number in range(ANSWERS + 1)]
-
-
-async def test_who_goes_on_speaking_is_answered_though_a_flush_never_comes_to_it_at_first(
+async def test_an_answer_waits_for_a_flush_that_brings_what_was_told_since_the_last_one(
     client: Client, transport: FakeTransport, feed: Feed
 ) -> None:
     other = make_client(codec=CODEC)
     for each in (other, client):
         each.follow(feed)
-        serve(each)
     with mock.patch("chatserver.feed.FLUSH_CLIENTS", 1):
         publish(feed, "a")
-        client.answer(CODEC.encode(Notice("one")))
+        assert answer(feed, client, "one")
         feed.flush()
         publish(feed, "b")
-        client.answer(CODEC.encode(Notice("two")))
-    client.serve()
+        assert answer(feed, client, "two")
+        feed.flush()
+        assert told(transport) == ["a"]
+        feed.flush()
+        feed.flush()
     assert told(transport) == ["a", "b", "one", "two"]
-
-
-async def test_who_was_answered_at_length_has_had_all_of_it(client: Client, feed: Feed) -> None:
-    client.follow(feed)
-    serve(client)
-    client.answer(b"x" * (WRITE_BYTES + 1))
-    serve(client)
-    async with asyncio.timeout(1):
-        await client.emptied()
-
-
-async def test_who_follows_nothing_is_answered(client: Client, transport: FakeTransport) -> None:
-    client.answer(CODEC.encode(Notice("answer")))
-    serve(client)
-    assert told(transport) == ["answer"]
 
 
 async def test_many_may_wait_until_not_much_is_left_to_tell(client: Client, transport: FakeTransport) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.fanout import CHANGES
-from chatserver.feed import Feed
+from chatserver.feed import ANSWERS, Feed
 from chatserver.protocol import Simple
 from tests.fakes import FakeTransport, make_client
 
@@ -173,7 +173,6 @@ def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it
     feed: Feed, size: int, more: int
 ) -> None:
     (speaker, spoken), (_, heard) = (follower(feed, level=True) for _ in range(2))
-    speaker.sources = (feed,)
     pairs = [socket.socketpair() for _ in range(2)]
     for transport, (ours, _) in zip((spoken, heard), pairs, strict=True):
         ours.setblocking(False)
@@ -182,7 +181,7 @@ def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it
     CHANGES.count += 1
     data, answer = b"x" * size, b"y" * more
     feed.extend([data])
-    speaker.answer(answer)
+    assert feed.answer(speaker, answer)
     feed.flush()
     wires = []
     for transport, (ours, theirs) in zip((spoken, heard), pairs, strict=True):
@@ -191,6 +190,26 @@ def test_who_speaks_is_answered_in_one_write_however_much_the_kernel_takes_of_it
             wires.append(file.read() + transport.wire)
     assert wires == [data + answer, data]
     assert [len(spoken.written), len(heard.written)] == [size + more > 100, size > 10]
+
+
+def test_only_who_is_level_is_answered_and_only_behind_something_that_is_to_come(feed: Feed) -> None:
+    (level, transport), (apart, _) = follower(feed, level=True), follower(feed, level=False)
+    assert not feed.answer(level, b"1")
+    feed.extend([b"a"])
+    assert feed.answer(level, b"1")
+    assert not any(feed.answer(client, b"1") for client in (apart, make_client()))
+    feed.flush()
+    assert not feed.answer(level, b"2")
+    assert transport.wire == b"a1"
+    assert level.delivered == 1
+
+
+def test_who_asks_too_much_between_two_flushes_is_to_be_answered_by_itself(feed: Feed) -> None:
+    client, transport = follower(feed, level=True)
+    feed.extend([b"a"])
+    assert [feed.answer(client, b"1") for _ in range(ANSWERS + 1)] == [True] * ANSWERS + [False]
+    feed.flush()
+    assert transport.wire == b"a" + b"1" * ANSWERS
 
 
 def test_who_came_or_went_since_the_last_flush_is_written_to_or_not(feed: Feed) -> None:

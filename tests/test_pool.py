@@ -182,28 +182,16 @@ async def test_an_event_for_one_keeps_its_place_among_those_for_all(pool: Pool, 
 
 
 async def test_who_is_answered_hears_it_in_one_write_with_what_everybody_hears(pool: Pool, clock: Clock) -> None:
-    members = await enter_level(pool, clock, 4)
-    say(pool, "hello")
-    await clock.push(MOMENT)
-    say(pool, "a")
-    for client, _ in members[::2]:
-        client.answer(CODEC.encode(Notice("stored")))
-    say(pool, "b")
-    await clock.push(MOMENT)
-    assert [told(transport)[1:] for _, transport in members] == [["a", "b", "stored"], ["a", "b"]] * 2
-    assert [len(transport.written) for _, transport in members] == [2] * 4
-
-
-async def test_who_follows_several_is_answered_behind_all_of_them(pool: Pool, clock: Clock) -> None:
-    ((client, transport),), audiences = await enter_level(pool, clock, 1), [pool.audience(), pool.audience()]
-    for audience in audiences:
+    members, audience = await enter_level(pool, clock, 4), pool.audience()
+    for client, _ in members:
         audience.join(client)
+    audience.broadcast(Message("alice", "a"))
+    for client, _ in members[::2]:
+        audience.answer(client, CODEC.encode(Notice("stored")))
+    audience.broadcast(Message("alice", "b"))
     await clock.push(MOMENT)
-    for audience in audiences:
-        audience.broadcast(Message("alice", "a"))
-    client.answer(CODEC.encode(Notice("stored")))
-    await clock.push(MOMENT)
-    assert told(transport) == ["a", "a", "stored"]
+    assert [told(transport) for _, transport in members] == [["a", "b", "stored"], ["a", "b"]] * 2
+    assert [len(transport.written) for _, transport in members] == [1] * 4
 
 
 async def test_a_broadcast_bigger_than_a_write_is_cut_and_arrives_in_order(pool: Pool, clock: Clock) -> None:
@@ -1052,6 +1040,7 @@ class World:
 
     def __init__(self, pool: Pool, clock: Clock) -> None:
         self.pool = pool
+        self.audience = pool.audience()
         self.clock = clock
         self.members: list[Member] = []
         self.count = 0
@@ -1065,14 +1054,16 @@ class World:
         return f"{self.count}{'.' * size}"
 
     async def enter(self, number: int, size: int) -> None:
-        self.members.append(Member(*await enter(self.pool, str(len(self.members)))))
+        client, transport = await enter(self.pool, str(len(self.members)))
+        self.audience.join(client)
+        self.members.append(Member(client, transport))
 
     async def broadcast(self, number: int, size: int) -> None:
         body = self.body(size)
         for member in self.members:
             if not member.ended and not member.client.ending:
                 member.expected.append(body)
-        self.pool.broadcast(Message("alice", body))
+        self.audience.broadcast(Message("alice", body))
 
     async def broadcast_often(self, number: int, size: int) -> None:
         for _ in range(number):
@@ -1091,7 +1082,7 @@ class World:
             member.expected.append(body)
             member.alone.add(body)
             member.answers.add(body)
-            member.client.answer(CODEC.encode(Notice(body)))
+            self.audience.answer(member.client, CODEC.encode(Notice(body)))
 
     async def interrupt(self, number: int, size: int) -> None:
         """Tells one something while what was told to all is being written."""
