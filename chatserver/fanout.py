@@ -3,6 +3,19 @@
 import os
 from collections.abc import Iterator, Sequence
 from itertools import repeat
+from typing import Final
+
+from chatserver.pages import PIPE_BYTES, Pages
+
+SHARED_BYTES: Final = 4096
+SPLICED_BYTES: Final = 12 * 1024
+MANY: Final = 16
+"""From so many bytes on, for so many, sockets share pages instead of having a copy each; `SPLICED_BYTES` if there is
+something to follow. A copy costs the more the farther the receiver's processor is from ours: 24 kB took 7.5 to 16.5 us,
+and 5.8 to 7.5 us shared; 4 kB take as long either way when the processors are near each other."""
+
+_PAGES: Final = Pages()
+os.register_at_fork(after_in_child=_PAGES.close)
 
 
 class _Changes:
@@ -21,12 +34,19 @@ def write_all(descriptors: Sequence[int], data: bytes) -> list[int]:
     Between two writes there is no bytecode: a Python call for each took a fifth of the time, as the kernel leaves
     nothing of the interpreter in the processor's nearest caches.
     """
-    return _taken(map(os.write, descriptors, repeat(data)))
+    place = _PAGES.put(data) if len(data) >= SHARED_BYTES and len(descriptors) >= MANY else None
+    if place is None:
+        return _taken(map(os.write, descriptors, repeat(data)))
+    return _taken(map(os.sendfile, descriptors, repeat(_PAGES.file), repeat(place), repeat(len(data))))
 
 
 def write_each(descriptors: Sequence[int], data: bytes, tails: Sequence[bytes]) -> list[int]:
     """`write_all` for those of whom each gets one of `tails` behind `data`, which isn't copied for it."""
-    return _taken(map(os.writev, descriptors, zip(repeat(data), tails)))
+    size = len(data)
+    place = _PAGES.put(data) if SPLICED_BYTES <= size <= PIPE_BYTES and len(descriptors) >= MANY else None
+    if place is None:
+        return _taken(map(os.writev, descriptors, zip(repeat(data), tails)))
+    return _PAGES.send_each(descriptors, place, size, tails)
 
 
 def _taken(writes: Iterator[int]) -> list[int]:

@@ -72,6 +72,7 @@ ENGINE = (
     "tokens",
     "client",
     "fanout",
+    "pages",
     "feed",
     "pulse",
     "signals",

@@ -3,13 +3,25 @@
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
-from chatserver.fanout import write_all, write_each
+from chatserver.fanout import MANY, SHARED_BYTES, SPLICED_BYTES, write_all, write_each
 
 Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(params=["copied", "shared"], autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether sockets share what is written to them."""
+    with contextlib.ExitStack() as stack:
+        for name in ("SHARED_BYTES", "SPLICED_BYTES", "MANY") if request.param == "shared" else ():
+            stack.enter_context(mock.patch(f"chatserver.fanout.{name}", 1))
+        yield
 
 
 @pytest.fixture
@@ -46,6 +58,18 @@ def test_everybody_gets_something_of_its_own_behind_it(pairs: list[Pair]) -> Non
     assert heard == [b"hello", b"hello you", b"hello", b"hello!", b"hello?"]
 
 
+def test_many_get_what_is_big_enough_to_be_shared(pairs: list[Pair]) -> None:
+    ours = descriptors(pairs) * 4
+    assert len(ours) >= MANY
+    shared, spliced = os.urandom(SHARED_BYTES), os.urandom(SPLICED_BYTES)
+    assert write_all(ours, shared) == [SHARED_BYTES] * len(ours)
+    assert write_each(ours, spliced, [b"tail"] * len(ours)) == [SPLICED_BYTES + 4] * len(ours)
+    for _, theirs in pairs:
+        expected = shared * 4 + (spliced + b"tail") * 4
+        with theirs.makefile("rb") as file:
+            assert file.read(len(expected)) == expected
+
+
 def test_nobody(pairs: list[Pair]) -> None:
     assert write_all([], b"hello") == write_each([], b"hello", []) == []
 
@@ -66,3 +90,38 @@ def test_what_is_taken_in_part_is_told(pairs: list[Pair]) -> None:
     assert 0 < count < len(data)
     ours.close()
     assert b"".join(iter(lambda: theirs.recv(1 << 20), b"")) == data[:count]
+
+
+@pytest.mark.parametrize("size", [10_000, 200_000])
+def test_who_takes_none_or_a_part_of_it_gets_nothing_of_its_own_behind_it(pairs: list[Pair], size: int) -> None:
+    data, (full, gone, *others) = os.urandom(size), pairs
+    fill(full[0])
+    gone[1].close()
+    counts = write_each([*descriptors(pairs), -1], data, [b"tail"] * 6)
+    assert (counts[0], counts[1], counts[5]) == (0, 0, 0)
+    for (ours, theirs), count in zip(others, counts[2:], strict=False):
+        assert count in (size + 4, *range(size + 1))
+        ours.close()
+        with theirs.makefile("rb") as file:
+            assert file.read() == (data + b"tail")[:count]
+
+
+def test_a_process_that_is_forked_shares_nothing_with_its_parent() -> None:
+    code = """
+import os, socket
+from chatserver.fanout import write_all
+ours, theirs = socket.socketpair()
+def write(data):
+    assert write_all([ours.fileno()] * 16, data) == [len(data)] * 16
+def read():
+    return theirs.recv(16 * 4096, socket.MSG_WAITALL)
+write(b"p" * 4096)
+assert read() == b"p" * 65536
+if not os.fork():
+    write(b"c" * 4096)
+    os._exit(0)
+os.wait()
+write(b"P" * 4096)
+assert (read(), read()) == (b"c" * 65536, b"P" * 65536)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
