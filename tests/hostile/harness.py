@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import inspect
 import json
 import os
@@ -22,6 +23,9 @@ Figures = dict[str, float | int | str]
 PATIENCE_SECONDS = 20.0
 """What hasn't happened by then won't, however slow the machine is."""
 
+SHARED_DESCRIPTORS = 3
+"""Of `Pages`: its memory, and a pipe."""
+
 NAMES_EVERYBODY = patched("from chatserver import presence", "presence.BURST = 1_000_000")
 """A server that tells singly who comes and goes, however many do: for those who note when they hear of whom."""
 
@@ -32,9 +36,14 @@ def rss(server: Server) -> int:
 
 
 def descriptors(server: Server) -> int:
-    """Its open file descriptors."""
+    """Its open file descriptors, without those of its `Pages`, which are opened when they are needed, and kept."""
     assert server.process
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    folder = Path(f"/proc/{server.process.pid}/fd")
+    found = []
+    for entry in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(entry.readlink()))
+    return len(found) - SHARED_DESCRIPTORS * any(link.startswith("/memfd:chatserver") for link in found)
 
 
 def kernel_queues(server: Server) -> int:
