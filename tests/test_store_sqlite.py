@@ -97,6 +97,20 @@ async def test_every_commit_is_synced(path: Path) -> None:
         assert store._writer.connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+async def test_events_are_indexed_by_time_where_old_ones_are_let_go_of_and_nowhere_else(path: Path) -> None:
+    indexes = "SELECT count(*) FROM sqlite_schema WHERE name = 'events_time'"
+    async with opened(path) as store:
+        await store.append(entries(3))
+        await store.trim(before=0, keep=2)
+        assert ask(path, indexes) == 0
+        for _ in range(2):
+            await store.trim(before=1, keep=0)
+            assert ask(path, indexes) == 1
+        plan = f"EXPLAIN QUERY PLAN {sqlite._OLD.replace('?', '1')}"
+        with other(path) as connection:
+            assert "USING COVERING INDEX events_time" in str(connection.execute(plan).fetchall())
+
+
 async def test_closing_leaves_one_file_and_lets_go_of_it(path: Path) -> None:
     async with opened(path) as store:
         await store.append(entries(3))

@@ -68,7 +68,6 @@ MIGRATIONS: Final = (
         PRIMARY KEY (room, offset)
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX events_key ON events (room, user, key) WHERE key IS NOT NULL;
-    CREATE INDEX events_time ON events (time);
     """,
     "ALTER TABLE events ADD COLUMN meta TEXT",
 )
@@ -116,6 +115,8 @@ _BEFORE: Final = """
         )))
     ) FROM rooms WHERE name = :room
 """
+_INDEX_TIME: Final = "CREATE INDEX IF NOT EXISTS events_time ON events (time)"
+"""Made when it is first asked what is old: where nobody ever does, each event would be written twice for nothing."""
 _OLD: Final = """
     SELECT json_group_array(json_array(room, last)) FROM (
         SELECT room, max(offset) AS last FROM (SELECT room, offset FROM events WHERE time < ? LIMIT ?) GROUP BY room
@@ -397,7 +398,10 @@ def _read(connection: sqlite3.Connection, room: str, after: int | None, before: 
 
 
 def _trim(connection: sqlite3.Connection, before: int, keep: int) -> bool:
-    ends = dict(_ends(_one(connection, _OLD, [before, TRIM_EVENTS])))
+    ends: dict[int, int] = {}
+    if before:
+        connection.execute(_INDEX_TIME)
+        ends.update(_ends(_one(connection, _OLD, [before, TRIM_EVENTS])))
     if keep:
         limits = {"keep": keep, "events": TRIM_EVENTS, "rooms": TRIM_ROOMS}
         for room, last in _ends(_one(connection, _LONG, limits)):
