@@ -30,10 +30,7 @@ class Bucket(Generic[K]):
     def take(self, owner: K, now: float) -> float:
         """Takes a token and returns 0, or else takes none and returns the seconds until there is one."""
         kept = self._full_at.get(ref(owner)) or self._keep(owner)
-        full_at = kept[0]
-        if full_at < now:
-            full_at = now
-        full_at += self._cost
+        full_at = (kept[0] if kept[0] > now else now) + self._cost
         wait = full_at - now - self._capacity
         if wait > _ROUNDING:
             return wait

@@ -11,7 +11,6 @@ from chatserver.protocol import Codec
 FLUSH_CLIENTS: Final = 2000
 """So many are written to, of one audience or of several, before others have their turn: about 10 ms."""
 
-
 ANSWERS: Final = 16
 """So many of one client wait for a flush: if each brings less than there is, the last piece before them never comes."""
 

@@ -35,7 +35,7 @@ class Recent:
         kept = self._records
         kept.extend(records)
         self.top += len(records)
-        characters = self._characters + sum([len(record.data) for record in records])
+        characters = self._characters + sum(len(record.data) for record in records)
         while len(kept) > KEEP_EVENTS or characters > KEEP_CHARACTERS:
             characters -= len(kept.popleft().data)
             self.complete = True

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import Final
 
 from chatserver.audience import Audience
@@ -80,22 +79,25 @@ class Room:
         """Tells `event`, which isn't kept, to all members."""
         self.audience.broadcast(event)
 
-    def receive(self, records: Sequence[Record], said: Iterable[Said | None] = repeat(None)) -> None:
-        """All these are in the log: delivers them, each if it is the next one, and together. `said`: for each what is
-        in it, if it is at hand.
-        """
-        due = self.offset + 1
-        if not self._open or [record.offset for record in records] != [*range(due, due + len(records))]:
-            records, said = self._due(records, said)
+    def receive(self, stored: Iterable[tuple[Record, Said | None]]) -> None:
+        """All these are in the log: delivers them, each if it is the next one, and together."""
+        records: list[Record] = []
+        messages: list[Message] = []
+        expected = self.offset + 1 if self._open else 0
+        for record, said in stored:
+            if record.offset != expected:
+                self.heard(record.offset)
+                continue
+            expected += 1
+            records.append(record)
+            if said:
+                offset = record.offset if self._positioned else 0
+                messages.append(Message(record.user, said[0], self.name, record.data, offset, said[1]))
+            elif message := self._message(record):
+                messages.append(message)
         self._recent.extend(records)
-        name, positioned = self.name, self._positioned
-        messages = [
-            Message(record.user, about[0], name, record.data, record.offset if positioned else 0, about[1])
-            if about
-            else self._message(record)
-            for record, about in zip(records, said, strict=False)
-        ]
-        self._deliver([message for message in messages if message])
+        if messages:
+            self._deliver(messages)
 
     def heard(self, offset: int) -> None:
         """The log is said to go up to `offset`: what is missing is read from the store."""
@@ -187,18 +189,6 @@ class Room:
         for work in self._works:
             await work.stop()
 
-    def _due(
-        self, records: Sequence[Record], said: Iterable[Said | None]
-    ) -> tuple[Sequence[Record], Sequence[Said | None]]:
-        """Those that come next in the log; it is noted how far the others go."""
-        due: list[tuple[Record, Said | None]] = []
-        for record, about in zip(records, said, strict=False):
-            if self._open and record.offset == self.offset + 1 + len(due):
-                due.append((record, about))
-            else:
-                self.heard(record.offset)
-        return [record for record, _ in due], [about for _, about in due]
-
     def _deliver(self, messages: Sequence[Message]) -> None:
         try:
             self.audience.tell(messages)
@@ -233,7 +223,7 @@ class Room:
         await self._pool.settle(self.audience)
         heard, start = self._heard, self.offset
         records = await self._store.read(self.name, after=start, limit=PAGE_EVENTS)
-        self.receive(records)  # some may have come in the meantime
+        self.receive((record, None) for record in records)  # some may have come in the meantime
         if records and self.offset == start:  # the log itself has a hole
             raise Unrecoverable
         if not records and self._heard == heard:  # a false alarm

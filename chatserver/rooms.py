@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
-from operator import attrgetter
+from itertools import groupby
 from typing import Final
 
 from chatserver.channels import Channel, Channels
@@ -36,8 +35,6 @@ IDLE_SECONDS: Final = 30.0
 """How long a room without members is kept for those who come right back."""
 
 TRIM_SECONDS: Final = 10.0
-
-_room_of: Final = attrgetter("entry.room")
 
 _BREATH_SECONDS: Final = 0.01
 """Between two steps of what isn't urgent: appends go first."""
@@ -245,13 +242,10 @@ class Rooms:
         return position.offset
 
     def _deliver(self, batch: Sequence[Waiting], stamps: Sequence[Stamp]) -> None:
-        left = iter(stamps)
-        for name, run in groupby(batch, _room_of):
-            some = list(run)
-            told = list(islice(left, len(some)))
+        for name, run in groupby(zip(batch, stamps, strict=True), _room_of):
             room = self._rooms.get(name)
             if room:
-                _tell(room, some, told)
+                room.receive(_new(run, room))
 
     async def _gone(self, client: Client) -> None:
         for room in self._of.pop(client, ()):
@@ -294,17 +288,17 @@ class Rooms:
         return False
 
 
-def _tell(room: Room, batch: Sequence[Waiting], stamps: Sequence[Stamp]) -> None:
-    """What wasn't in the log of `room` before, of what was stored; of the rest, that it is there."""
-    records: list[Record] = []
-    said: list[Said | None] = []
-    for waiting, stamp in zip(batch, stamps, strict=True):
+def _room_of(stored: tuple[Waiting, Stamp]) -> str:
+    return stored[0].entry.room
+
+
+def _new(run: Iterable[tuple[Waiting, Stamp]], room: Room) -> Iterator[tuple[Record, Said | None]]:
+    """What wasn't in the log of `room` before, of what was stored; it is told of the rest."""
+    for waiting, stamp in run:
         if stamp.new:
-            records.append(waiting.entry.at(stamp.offset, stamp.time))
-            said.append(waiting.said)
+            yield waiting.entry.at(stamp.offset, stamp.time), waiting.said
         else:
             room.heard(stamp.offset)
-    room.receive(records, said)
 
 
 def _chunks(names: list[str]) -> Iterable[list[str]]:

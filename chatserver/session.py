@@ -119,8 +119,7 @@ class Session:
             return False
         text = self.codec.text(frame)
         if text:
-            number, name, body = text
-            return self._publish_now(number, name, body)
+            return self._publish_now(*text)
         command = self.codec.command(frame)
         if command is None:
             return False

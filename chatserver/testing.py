@@ -113,7 +113,7 @@ def _entries(room: str, count: int, *, user: str = "alice", label: str = "") -> 
 
 
 def _record(entry: Entry, stamp: Stamp) -> Record:
-    return Record(stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
+    return entry.at(stamp.offset, stamp.time)
 
 
 async def _append(store: Store, entries: Sequence[Entry]) -> list[Stamp]:

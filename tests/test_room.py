@@ -79,7 +79,7 @@ class Lobby:
     async def say(self, *bodies: object) -> None:
         """As this process does it."""
         for record in await self.append(*bodies):
-            self.room.receive([record])
+            self.room.receive([(record, None)])
 
     def heard(self, transport: FakeTransport) -> list[str]:
         self.flush()
@@ -135,8 +135,8 @@ async def test_what_is_no_message_is_told_to_nobody_and_takes_its_place(lobby: L
 
 async def test_an_unknown_kind_is_passed_over_in_delivery(lobby: Lobby) -> None:
     transport = await lobby.join()
-    lobby.room.receive([Record(6, 0, "reaction", "alice", '{"body":"+1"}')])
-    lobby.room.receive([Record(7, 0, "message", "alice", data_of("7"))])
+    lobby.room.receive([(Record(6, 0, "reaction", "alice", '{"body":"+1"}'), None)])
+    lobby.room.receive([(Record(7, 0, "message", "alice", data_of("7")), None)])
     assert lobby.heard(transport) == ["7"]
     assert lobby.room.offset == 7
 
@@ -167,7 +167,7 @@ async def test_what_comes_twice_is_told_once(lobby: Lobby) -> None:
     transport = await lobby.join()
     records = await lobby.append("6", "7")
     for record in [*records, *records, records[0]]:
-        lobby.room.receive([record])
+        lobby.room.receive([(record, None)])
     await turns()
     assert lobby.heard(transport) == ["6", "7"]
 
@@ -188,7 +188,7 @@ def test_events_come_in_whatever_order_and_are_told_in_that_of_the_log(
             transport = await lobby.join()
             records = await lobby.append(*numbers(6, 10))
             for place, ring in zip(order, rings, strict=True):
-                lobby.room.receive([records[place]])
+                lobby.room.receive([(records[place], None)])
                 if ring is not None:
                     lobby.room.heard(ring)
                 await turns(data.draw(st.integers(0, 3)))
@@ -236,7 +236,7 @@ async def test_what_is_appended_while_a_room_is_opened_is_not_missed(store: Pupp
     if way == "ring":
         lobby.room.heard(4)
     else:
-        lobby.room.receive([record])
+        lobby.room.receive([(record, None)])
     gate.set()
     await opening
     transport = await lobby.join(after=3)
@@ -263,7 +263,7 @@ async def test_it_is_known_whether_a_room_is_at_work(store: Puppet) -> None:
 async def test_a_gap_is_filled_from_the_store_before_anything_else_is_told(lobby: Lobby) -> None:
     transport = await lobby.join()
     records = await lobby.append("6", "7", "8")
-    lobby.room.receive([records[2]])
+    lobby.room.receive([(records[2], None)])
     assert lobby.heard(transport) == []
     await turns()
     assert lobby.heard(transport) == ["6", "7", "8"]
@@ -330,9 +330,9 @@ async def test_what_comes_by_itself_during_a_repair_is_told_once(lobby: Lobby) -
     transport = await lobby.join()
     records = await lobby.append("6", "7")
     gate = lobby.store.shut("read done")
-    lobby.room.receive([records[1]])
+    lobby.room.receive([(records[1], None)])
     await turns()
-    lobby.room.receive([records[0]])
+    lobby.room.receive([(records[0], None)])
     assert lobby.heard(transport) == ["6"]
     gate.set()
     await turns()
@@ -447,7 +447,7 @@ async def test_a_gap_that_is_closed_while_a_room_starts_over_costs_nobody_the_co
     lobby.room.heard(8)
     await turns()
     for record in records:  # of this process; their append has only just returned
-        lobby.room.receive([record])
+        lobby.room.receive([(record, None)])
     gate.set()
     await turns()
     assert lobby.heard(member) == ["6", "7", "8"]
@@ -880,7 +880,9 @@ class Race:
             client, transport = lobby.client()
             joining: list[asyncio.Task[int]] = []
             join = [lambda: joining.append(asyncio.create_task(self._join(lobby, client)))]
-            own = [step for _ in range(self.own) for step in _append(lobby, lambda it: lobby.room.receive([it]))]
+            own = [
+                step for _ in range(self.own) for step in _append(lobby, lambda it: lobby.room.receive([(it, None)]))
+            ]
             others = [
                 step for _ in range(self.others) for step in _append(lobby, lambda it: lobby.room.heard(it.offset))
             ]
@@ -965,7 +967,7 @@ async def test_a_join_that_races_with_a_trim_is_told_all_or_that_it_cant(clock: 
             joining: list[asyncio.Task[None]] = []
             join = [lambda: joining.append(asyncio.create_task(lobby.room.join(client, after=after)))]
             trim = [lambda: store._logs["lobby"].trim(0, 3, 100)]
-            await schedule.run([join, trim, _append(lobby, lambda it: lobby.room.receive([it]))])
+            await schedule.run([join, trim, _append(lobby, lambda it: lobby.room.receive([(it, None)]))])
             refused = (await asyncio.gather(*joining, return_exceptions=True))[0] is not None
             heard = lobby.heard(transport)
             assert heard == numbers(after + 1, 9)[: len(heard)]
@@ -992,7 +994,7 @@ async def test_nobody_who_joins_later_is_told_what_was_forgotten_while_another_j
             joining: list[asyncio.Task[None]] = []
             join = [lambda: joining.append(asyncio.create_task(lobby.room.join(client, **wanted)))]
             forget = [lambda: store._logs["lobby"].drop(3), lambda: lobby.room.forget(3)]
-            await schedule.run([join, forget, _append(lobby, lambda it: lobby.room.receive([it]))])
+            await schedule.run([join, forget, _append(lobby, lambda it: lobby.room.receive([(it, None)]))])
             refused = (await asyncio.gather(*joining, return_exceptions=True))[0] is not None
             heard = lobby.heard(transport)
             first = wanted.get("after", 5 - len(heard)) + 1
