@@ -1,6 +1,8 @@
 """A feed and its followers, without a pool."""
 
+import gc
 import socket
+import weakref
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -210,6 +212,17 @@ def test_who_asks_too_much_between_two_flushes_is_to_be_answered_by_itself(feed:
     assert [feed.answer(client, b"1") for _ in range(ANSWERS + 1)] == [True] * ANSWERS + [False]
     feed.flush()
     assert transport.wire == b"a" + b"1" * ANSWERS
+
+
+def test_who_left_before_it_was_answered_is_forgotten(feed: Feed) -> None:
+    client, _ = follower(feed, level=True)
+    feed.extend([b"a"])
+    assert feed.answer(client, b"1")
+    feed.leave(client)
+    left = weakref.ref(client)
+    del client
+    gc.collect()
+    assert left() is None
 
 
 def test_who_came_or_went_since_the_last_flush_is_written_to_or_not(feed: Feed) -> None:
