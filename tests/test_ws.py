@@ -16,6 +16,7 @@ from chatserver.app import build
 from chatserver.client import Client
 from chatserver.config import Config
 from chatserver.errors import ChatError, Disconnect, StorageFull, StorageUnavailable, StorageUnsure
+from chatserver.fanout import MANY, SPLICED_BYTES
 from chatserver.journal import Answered
 from chatserver.keys import POOL, ROOMS
 from chatserver.message import Command, Position, Publish
@@ -207,6 +208,16 @@ async def test_a_reply_goes_to_its_sender_alone(start: Start) -> None:
     assert await alice.silent()
     bob.say(chat("hi"))
     assert await alice.text() == chat("hi")
+
+
+async def test_what_is_large_is_heard_by_many(start: Start) -> None:
+    server = await start()
+    clients: list[RawClient] = []
+    for number in range(MANY + 1):
+        clients.append(await connect(server, f"user-{number}", *clients))
+    large = chat("x" * SPLICED_BYTES)
+    clients[0].say(large)
+    assert [await client.text() for client in clients] == [large] * len(clients)
 
 
 async def test_everybody_hears_everything_once_in_one_order_beside_one_who_never_reads(start: Start) -> None:
