@@ -81,11 +81,14 @@ class Postgres:
         self._stop(signal.SIGINT)
 
     def kill(self) -> None:
-        """Ends all its processes with SIGKILL."""
+        """Ends all its processes with SIGKILL, and waits for all: it doesn't start while they share memory."""
         self.suspend()
-        self._signal(signal.SIGKILL)
+        killed = self._signal(signal.SIGKILL)
         if self.process:
             self.process.wait(30)
+        deadline = time.monotonic() + 30
+        while any(map(_runs, killed)) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def crash(self) -> None:
         """Ends one of its processes with SIGKILL: it ends the others itself, and starts anew."""
@@ -178,21 +181,35 @@ class Postgres:
             self.process.send_signal(number)
             self.process.wait(30)
 
-    def _signal(self, number: int) -> None:
-        if self.process and self.process.poll() is None:
-            for pid in [*_children(self.process.pid), self.process.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+    def _signal(self, number: int) -> list[int]:
+        """Returns to whom."""
+        if not self.process or self.process.poll() is not None:
+            return []
+        signalled = [*_children(self.process.pid), self.process.pid]
+        for pid in signalled:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return signalled
 
 
 def _children(parent: int) -> list[int]:
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # What follows the name, which may hold anything: state, parent, …
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(stat.parent.name))
+            if int(_stat(int(folder.name))[1]) == parent:
+                found.append(int(folder.name))
     return found
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return _stat(pid)[0] not in "ZX"
+    return False
+
+
+def _stat(pid: int) -> list[str]:
+    """What follows the name of a process, which may hold anything: state, parent, …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _account() -> pwd.struct_passwd | None:
