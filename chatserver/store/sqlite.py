@@ -5,7 +5,6 @@ go of the interpreter's lock and takes it again for each row that it steps over,
 as long as a whole statement.
 """
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -13,7 +12,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Final, TypeVar
@@ -23,6 +21,7 @@ import msgspec
 from chatserver.errors import StorageFull, StorageUnavailable, StorageUnsure, Unrecoverable
 from chatserver.store import Entry, Record, Stamp, StoreError
 from chatserver.store.numbering import Identity, Room, Row, keys, number
+from chatserver.store.worker import Worker
 
 T = TypeVar("T")
 
@@ -201,7 +200,7 @@ class _Thread:
     """A thread with a connection of its own."""
 
     def __init__(self, name: str) -> None:
-        self._executor = ThreadPoolExecutor(1, name)
+        self._worker = Worker(name)
         self._connection: sqlite3.Connection | None = None
         self._path = ""
         self._file: os.stat_result | None = None
@@ -231,13 +230,13 @@ class _Thread:
             raise StorageUnavailable from FileNotFoundError(f"{self._path} was replaced")
 
     async def run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await self._worker.run(work)
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
             await self.run(self._disconnect)  # behind whatever it does just now
-            self._executor.shutdown(wait=False)
+            self._worker.close()
 
     def _disconnect(self) -> None:
         if self._connection:
