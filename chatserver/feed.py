@@ -1,7 +1,9 @@
 """The recent frames of one audience in one codec, and who has had how much of them."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, repeat
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 from chatserver.client import WRITE_BYTES, Client
@@ -11,6 +13,13 @@ from chatserver.protocol import Codec
 FLUSH_CLIENTS: Final = 2000
 """So many are written to, of one audience or of several, before others have their turn: about 10 ms."""
 
+FIRST_CLIENTS: Final = 500
+"""So many, those who say the most, are written to first, before others have their turn: what they say next is read, and
+stored, while the rest is written to."""
+
+ORDER_SECONDS: Final = 1.0
+"""How often it is looked at who they are."""
+
 ANSWERS: Final = 16
 """So many of one client wait for a flush: if each brings less than there is, the last piece before them never comes."""
 
@@ -18,6 +27,8 @@ _Answers: TypeAlias = tuple[int, tuple[bytes, ...]]
 """What is told to one client behind all pieces with lower numbers than this."""
 
 _NO_ANSWERS: Final[_Answers] = 0, ()
+
+_received = attrgetter("received")
 
 
 class _Group:
@@ -83,6 +94,7 @@ class Feed:
         self._groups: list[_Group] | None = None  # all who are level, until they are others
         self._groups_left: list[_Group] = []
         self._unwritten: dict[Client, None] = {}  # instead, once one of them has gone
+        self._ordered = 0.0  # when
         self._level: dict[Client, int] = {}  # with the number of the first piece had while level
         self._apart: dict[Client, int] = {}  # with the number of the next piece to have
         self._answers: dict[Client, _Answers] = {}  # to those of the level who said something
@@ -186,11 +198,22 @@ class Feed:
         self._flushing = self._flushed
         self._flushed += len(pieces)
         self.pending_bytes -= sum(map(len, pieces))
+        if len(self._level) > FIRST_CLIENTS:
+            self._order()
         if self._groups is None:
-            clients = list(self._level)
-            starts = range(0, len(clients), FLUSH_CLIENTS)
-            self._groups = [_Group(clients[start : start + FLUSH_CLIENTS]) for start in starts]
+            self._groups = _groups(list(self._level))
         self._groups_left = self._groups.copy()
+
+    def _order(self) -> None:
+        """Puts those who say the most first, unless it was done a moment ago."""
+        now = time.monotonic()
+        if now < self._ordered + ORDER_SECONDS:
+            return
+        self._ordered = now
+        clients = sorted(self._level, key=_received, reverse=True)
+        if set(clients[:FIRST_CLIENTS]) != set(islice(self._level, FIRST_CLIENTS)):
+            self._level = {client: self._level[client] for client in clients}
+            self._groups = None
 
     def _next_group(self) -> _Group:
         """Takes the next of those who haven't been written to."""
@@ -266,6 +289,11 @@ class Feed:
             return False
         del self._unwritten[client]
         return True
+
+
+def _groups(clients: list[Client]) -> list[_Group]:
+    starts = range(FIRST_CLIENTS, len(clients), FLUSH_CLIENTS)
+    return [_Group(clients[:FIRST_CLIENTS]), *(_Group(clients[start : start + FLUSH_CLIENTS]) for start in starts)]
 
 
 def _unable(

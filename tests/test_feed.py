@@ -3,14 +3,15 @@
 import gc
 import socket
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 
 from chatserver.client import WRITE_BYTES, Client
 from chatserver.fanout import CHANGES
-from chatserver.feed import ANSWERS, Feed
+from chatserver.feed import ANSWERS, ORDER_SECONDS, Feed
 from chatserver.protocol import Simple
 from tests.fakes import FakeTransport, make_client
 
@@ -124,7 +125,8 @@ def test_a_flush_stops_once_it_has_write_bytes(feed: Feed, sizes: list[int], wri
 @pytest.fixture
 def begun(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Client]]:
     """Of five clients two were written to; `told` and `untold` are these and the others."""
-    monkeypatch.setattr("chatserver.feed.FLUSH_CLIENTS", 2)
+    for name in ("FIRST_CLIENTS", "FLUSH_CLIENTS"):
+        monkeypatch.setattr(f"chatserver.feed.{name}", 2)
     members = [follower(feed, level=True) for _ in range(5)]
     feed.extend([b"a"])
     feed.flush()
@@ -150,6 +152,40 @@ def test_a_flush_to_many_goes_on_with_the_next(feed: Feed, begun: dict[str, list
     while feed.unfinished or feed.pending_bytes:
         feed.flush()
     assert [wire(client) for client in begun["told"] + begun["untold"]] == [b"abbb"] * 5
+
+
+@pytest.fixture
+def now() -> Iterator[Callable[[float], None]]:
+    """Sets the time."""
+    with mock.patch("chatserver.feed.time.monotonic", return_value=100.0) as monotonic:
+        yield lambda time: setattr(monotonic, "return_value", time)
+
+
+def test_those_who_say_the_most_are_written_to_first(
+    feed: Feed, now: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.feed.FIRST_CLIENTS", 2)
+    clients = [follower(feed, level=True)[0] for _ in range(5)]
+
+    def first() -> list[int]:
+        """To whom the first part is written."""
+        feed.extend([b"a"])
+        before = [wire(client) for client in clients]
+        feed.flush()
+        told = [number for number, client in enumerate(clients) if wire(client) != before[number]]
+        feed.flush()
+        assert not feed.unfinished
+        assert {wire(client) for client in clients} == {before[0] + b"a"}
+        return told
+
+    assert first() == [0, 1]
+    clients[2].received, clients[4].received = 1, 2
+    now(100.0 + ORDER_SECONDS - 0.01)
+    assert first() == [0, 1]
+    now(100.0 + ORDER_SECONDS)
+    assert first() == [2, 4]
+    feed.leave(clients.pop(4))
+    assert first() == [0, 2]
 
 
 def test_whoever_has_another_descriptor_is_asked_for_it(feed: Feed) -> None:
