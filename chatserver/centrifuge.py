@@ -65,7 +65,7 @@ async def _talk(session: Session, transport: WebSocketTransport) -> None:
         while not session.client.ending:
             frame = await transport.receive()
             for command in session.codec.commands(frame):
-                if session.refused or session.client.ending:
+                if session.refused or session.client.leaving:
                     break
                 session.client.received += 1
                 await session.handle(command)

@@ -120,6 +120,7 @@ class Client:
         "ending",
         "id",
         "info",
+        "leaving",
         "parked",
         "pinged",
         "queue_bytes",
@@ -157,6 +158,8 @@ class Client:
         """Events handed to it; those of its sources are counted when it stops being level."""
         self.ending: Disconnect | None = None
         """Why the connection ends, once it does."""
+        self.leaving = False
+        """Nothing that it says counts any more: it is told that it ends, or will be in a moment."""
         self.aborted = False
         """It didn't end by itself."""
         self.close_sent = False
@@ -247,6 +250,7 @@ class Client:
             self._queue = ()
             self._queued = 0
         self.ending = end
+        self.leaving = True
         self._stir()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
         for source in self.sources:

@@ -201,7 +201,7 @@ class Feed:
         if len(self._level) > FIRST_CLIENTS:
             self._order()
         if self._groups is None:
-            self._groups = _groups(list(self._level))
+            self._groups = _in_groups(list(self._level))
         self._groups_left = self._groups.copy()
 
     def _order(self) -> None:
@@ -291,7 +291,7 @@ class Feed:
         return True
 
 
-def _groups(clients: list[Client]) -> list[_Group]:
+def _in_groups(clients: list[Client]) -> list[_Group]:
     starts = range(FIRST_CLIENTS, len(clients), FLUSH_CLIENTS)
     return [_Group(clients[:FIRST_CLIENTS]), *(_Group(clients[start : start + FLUSH_CLIENTS]) for start in starts)]
 

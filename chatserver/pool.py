@@ -143,6 +143,8 @@ class Pool:
         self.draining = True
         self._end = end
         clients = self._closing = [*self.clients, *self._expected]
+        for client in clients:  # or those who are told first would miss what the last say meanwhile
+            client.leaving = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         for count, client in enumerate(clients, 1):

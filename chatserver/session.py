@@ -115,7 +115,7 @@ class Session:
         isn't, or something has. To be called once the client is `connected`, and only if `door.immediate`. Raises
         `Disconnect`.
         """
-        if self.client.ending:
+        if self.client.leaving:
             return False
         text = self.codec.text(frame)
         if text:

@@ -167,7 +167,7 @@ class Endpoint:
             while not client.ending:
                 text = await transport.receive()
                 assert isinstance(text, str)
-                if not client.ending:
+                if not client.leaving:
                     await member.answer(text)
         finally:
             if expiry:
@@ -214,7 +214,7 @@ class _Member:
         """
         client, door = self._client, self._door
         unstored = door.unstored(client)
-        if client.ending or unstored.full or self._room.audience.crowded:
+        if client.leaving or unstored.full or self._room.audience.crowded:
             return False
         assert isinstance(frame, str)
         command = self._understand(frame, unstored)

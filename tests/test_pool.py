@@ -981,6 +981,8 @@ async def test_close_lets_others_have_their_turn_between_a_few_and_the_next(pool
 
     with mock.patch("chatserver.pool.CLOSES_PER_TURN", 2), mock.patch("chatserver.pool.FLUSH_CLIENTS", 3):
         closing = asyncio.create_task(pool.close(GoingAway(), 8, answers=False))
+        await asyncio.sleep(0)
+        assert all(client.leaving for client, _ in members)
         await watch()
         await clock.push(1)
     assert (max(told_at_once), max(served_at_once)) == (2, 3)

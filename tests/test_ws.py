@@ -13,13 +13,14 @@ from aiohttp.test_utils import TestServer
 
 from bench.load import check, run
 from chatserver.app import build
+from chatserver.chain import Handler
 from chatserver.client import Client
 from chatserver.config import Config
 from chatserver.errors import ChatError, Disconnect, StorageFull, StorageUnavailable, StorageUnsure
 from chatserver.fanout import MANY, SPLICED_BYTES
 from chatserver.journal import Answered
 from chatserver.keys import POOL, ROOMS
-from chatserver.message import Command, Position, Publish
+from chatserver.message import Command, Event, Position, Publish
 from chatserver.query import HISTORY
 from chatserver.records import data_of
 from chatserver.store import Entry, Stamp, Store
@@ -192,7 +193,7 @@ async def test_a_bug_costs_its_connection_only(start: Start, caplog: pytest.LogC
 
 
 async def test_a_reply_goes_to_its_sender_alone(start: Start) -> None:
-    from chatserver import Handler, Notice
+    from chatserver import Notice
 
     async def help_middleware(command: Command, client: Client, handler: Handler) -> Notice | None:
         if command.body == "/help":
@@ -218,6 +219,42 @@ async def test_what_is_large_is_heard_by_many(start: Start) -> None:
     large = chat("x" * SPLICED_BYTES)
     clients[0].say(large)
     assert [await client.text() for client in clients] == [large] * len(clients)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    ("path", "first", "said"),
+    [
+        ("/ws?name=bob", "", chat("late")),
+        (
+            "/connection/websocket",
+            '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"lobby"}}',
+            '{"id":3,"publish":{"channel":"lobby","data":{"body":"late"}}}',
+        ),
+    ],
+)
+async def test_who_is_told_the_end_in_a_moment_is_not_heard_any_more(
+    start: Start, path: str, first: str, said: str, waits: bool
+) -> None:
+    async def patient(command: Command, client: Client, handler: Handler) -> Event | None:
+        await asyncio.sleep(0)
+        return await handler(command, client)
+
+    server = await start(lambda app: app["chain"].extend([patient] if waits else []))
+    assert server.port
+    alice = await connect(server, "alice")
+    bob = await RawClient.connect(server.port, path)
+    if first:
+        bob.say(first)
+    assert "connected" in await alice.text()
+    (other,) = (client for client in server.app[POOL].clients if client.user != "alice")
+    other.leaving = True
+    bob.say(said)
+    bob.send(raw.PING, b"taken")
+    while await bob.receive() != raw.Frame(raw.PONG, b"taken"):
+        pass
+    alice.say(chat("still here"))
+    assert await alice.text() == chat("still here")
 
 
 async def test_everybody_hears_everything_once_in_one_order_beside_one_who_never_reads(start: Start) -> None:
