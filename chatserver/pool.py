@@ -12,6 +12,7 @@ from chatserver.audience import Audience
 from chatserver.client import CLOSE_SECONDS, Client
 from chatserver.context import report
 from chatserver.errors import ConnectionLost, Disconnect, ServerFault, Slow
+from chatserver.fanout import prepare
 from chatserver.feed import FLUSH_CLIENTS, Feed
 from chatserver.message import Event
 from chatserver.pulse import Pulse
@@ -77,6 +78,7 @@ class Pool:
 
     async def start(self) -> None:
         """Starts the drain and the heartbeat."""
+        report(logger, logging.DEBUG, "fan-out", io_uring=prepare())
         self._spawn(self._drain())
         self._spawn(self._pulse.run())
 

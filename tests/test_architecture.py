@@ -73,6 +73,7 @@ ENGINE = (
     "client",
     "fanout",
     "pages",
+    "uring",
     "feed",
     "pulse",
     "signals",

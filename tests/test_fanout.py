@@ -10,16 +10,20 @@ from unittest import mock
 
 import pytest
 
-from chatserver.fanout import MANY, SHARED_BYTES, SPLICED_BYTES, write_all, write_each
+from chatserver.fanout import MANY, SHARED_BYTES, SPLICED_BYTES, prepare, write_all, write_each
+from chatserver.uring import Ring
 
 Pair = tuple[socket.socket, socket.socket]
 
 
-@pytest.fixture(params=["copied", "shared"], autouse=True)
+WAYS = {"copied": (), "at once": ("MANY",), "shared": ("MANY", "SHARED_BYTES", "SPLICED_BYTES")}
+
+
+@pytest.fixture(params=WAYS, autouse=True)
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whether sockets share what is written to them."""
+    """How sockets are written to: one by one, in one system call, or so that they share what is written."""
     with contextlib.ExitStack() as stack:
-        for name in ("SHARED_BYTES", "SPLICED_BYTES", "MANY") if request.param == "shared" else ():
+        for name in WAYS[request.param]:
             stack.enter_context(mock.patch(f"chatserver.fanout.{name}", 1))
         yield
 
@@ -70,6 +74,14 @@ def test_many_get_what_is_big_enough_to_be_shared(pairs: list[Pair]) -> None:
             assert file.read(len(expected)) == expected
 
 
+def test_one_system_call_for_all_is_prepared_before_it_is_needed() -> None:
+    with mock.patch("chatserver.fanout._RING", Ring()) as ring:
+        able, before = prepare(), os.listdir("/proc/self/fd")
+        assert (ring.send([], b"hello") is not None) == able
+        assert os.listdir("/proc/self/fd") == before
+        ring.close()
+
+
 def test_nobody(pairs: list[Pair]) -> None:
     assert write_all([], b"hello") == write_each([], b"hello", []) == []
 
@@ -106,22 +118,24 @@ def test_who_takes_none_or_a_part_of_it_gets_nothing_of_its_own_behind_it(pairs:
             assert file.read() == (data + b"tail")[:count]
 
 
-def test_a_process_that_is_forked_shares_nothing_with_its_parent() -> None:
-    code = """
+@pytest.mark.parametrize("size", [4095, 4096])
+def test_a_process_that_is_forked_shares_nothing_with_its_parent(size: int) -> None:
+    code = f"""
 import os, socket
 from chatserver.fanout import write_all
 ours, theirs = socket.socketpair()
-def write(data):
-    assert write_all([ours.fileno()] * 16, data) == [len(data)] * 16
+def write(text):
+    data = text * {size}
+    assert write_all([ours.fileno()] * 16, data) == [{size}] * 16
 def read():
-    return theirs.recv(16 * 4096, socket.MSG_WAITALL)
-write(b"p" * 4096)
-assert read() == b"p" * 65536
+    return theirs.recv(16 * {size}, socket.MSG_WAITALL)
+write(b"p")
+assert read() == b"p" * (16 * {size})
 if not os.fork():
-    write(b"c" * 4096)
+    write(b"c")
     os._exit(0)
 os.wait()
-write(b"P" * 4096)
-assert (read(), read()) == (b"c" * 65536, b"P" * 65536)
+write(b"P")
+assert (read(), read()) == (b"c" * (16 * {size}), b"P" * (16 * {size}))
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
