@@ -7,7 +7,7 @@ import msgspec
 
 from chatserver.store import Entry, Stamp
 
-Identity: TypeAlias = tuple[int, str, str | None]
+Identity: TypeAlias = tuple[int, str, str]
 """A room's id, who said it, and the key: stored once."""
 
 Row: TypeAlias = tuple[int, int, int, str, str, str, str | None, str | None]
@@ -33,17 +33,15 @@ def number(
     """
     stamps, rows = [], []
     for entry in entries:
-        room = rooms[entry.room]
-        identity = (room.id, entry.user, entry.key)
-        stamp = known.get(identity)
+        room, key = rooms[entry.room], entry.key
+        stamp = None if key is None else known.get((room.id, entry.user, key))
         if stamp is None:
-            room.top += 1
-            room.time = max(room.time, now)
-            stamp = Stamp(room.top, room.time)
-            event = (entry.kind, entry.user, entry.data, entry.key, entry.meta)
-            rows.append((room.id, stamp.offset, stamp.time, *event))
-            if entry.key is not None:
-                known[identity] = Stamp(stamp.offset, stamp.time, new=False)
+            room.top = offset = room.top + 1
+            room.time = when = max(room.time, now)
+            stamp = Stamp(offset, when)
+            rows.append((room.id, offset, when, entry.kind, entry.user, entry.data, key, entry.meta))
+            if key is not None:
+                known[room.id, entry.user, key] = Stamp(offset, when, new=False)
         stamps.append(stamp)
     return stamps, rows
 

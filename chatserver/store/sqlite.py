@@ -6,6 +6,7 @@ as long as a whole statement.
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import sqlite3
@@ -91,7 +92,8 @@ _KNOWN: Final = """
 _ADD_EVENTS: Final = "INSERT OR FAIL INTO events (room, offset, time, kind, user, data, key, meta) VALUES "
 """The transaction takes back all that one which failed has added. To be able to do it by itself, which is the default,
 it would keep a copy of each page, in a file of its own once they are many."""
-_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_ROW: Final = "(?, ?, ?, ?, ?, ?, nullif(?, 0), nullif(?, 0))"
+"""Python's `sqlite3` first looks for a way to make something else of each None, which took a twelfth of a batch."""
 _SET_ROOMS: Final = """
     UPDATE rooms SET top = sent.value ->> 1, time = sent.value ->> 2 FROM json_each(?) AS sent
     WHERE rooms.id = sent.value ->> 0
@@ -363,8 +365,13 @@ def _add_events(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     start = 0
     while start < len(rows):
         some = rows[start : start + min(ROWS, 1 << (len(rows) - start).bit_length() - 1)]
-        connection.execute(_ADD_EVENTS + ", ".join([_ROW] * len(some)), [*chain.from_iterable(some)])
+        connection.execute(_add(len(some)), [0 if value is None else value for value in chain.from_iterable(some)])
         start += len(some)
+
+
+@functools.cache
+def _add(count: int) -> str:
+    return _ADD_EVENTS + ", ".join([_ROW] * count)
 
 
 def _find_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Room]:
