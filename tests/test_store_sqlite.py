@@ -405,6 +405,24 @@ async def test_what_the_last_statement_of_an_append_fails_to_add_takes_the_other
         assert [stamp.offset for stamp in await store.append(entries(2 * ROWS))] == list(range(2, 2 * ROWS + 2))
 
 
+async def test_what_was_not_added_leaves_no_hole(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(1))
+        for count in (1, 2 * ROWS):
+            with pytest.raises(UnicodeEncodeError):
+                await store.append([*entries(count), Entry("room", "user", "\ud800")])
+        assert [stamp.offset for stamp in await store.append(entries(2))] == [2, 3]
+
+
+async def test_ends_that_are_not_kept_at_hand_are_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "ENDS", 1)
+    rooms = ["one", "two", "three"]
+    async with opened(path) as store:
+        for some in (rooms[:1], rooms[:2], rooms[2:]) * 3:
+            await store.append([Entry(room, "user", "1") for room in some])
+        assert await store.top(rooms) == {"one": 6, "two": 3, "three": 3}
+
+
 async def test_rooms_that_nobody_appended_to_are_not_in_the_file(path: Path) -> None:
     async with opened(path) as store:
         await store.top(["one", "two"])

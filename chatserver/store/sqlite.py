@@ -38,7 +38,11 @@ twenty times and more, and a loop that is busy, but lets go of the lock in each 
 with Python's 5 ms a batch took half a second beside a client that flooded."""
 
 ROWS: Final = 64
-"""So many are added by one statement at most. As JSON, which SQLite took apart, they took twice as long or more."""
+"""So many are added by one statement at most, which is prepared once for each number of them. As JSON, which SQLite
+took apart, they took twice as long or more."""
+
+ENDS: Final = 1000
+"""So many rooms' ends are kept at hand, and as many as one batch has."""
 
 TRIM_EVENTS: Final = 500
 TRIM_ROOMS: Final = 10
@@ -166,6 +170,7 @@ class SQLite:
         if not self._path or "://" in self._path or self._path == ":memory:":
             raise ValueError("sqlite:// takes a path: sqlite:///chat.db, or sqlite:////var/lib/chat.db")
         self.epoch = ""
+        self._ends = _Ends()
         self._writer = _Thread("store-writer")
         self._reader = _Thread("store-reader")
 
@@ -182,7 +187,13 @@ class SQLite:
         await self._writer.close()
 
     async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
-        return await self._writer.run(lambda: _write(self._writer, lambda use: _append(use, entries)))
+        return await self._writer.run(lambda: self._append(entries))
+
+    def _append(self, entries: Sequence[Entry]) -> list[Stamp]:
+        names = {entry.room for entry in entries}
+        rooms, stamps = _write(self._writer, lambda use: _append(use, self._ends.take(use, names), entries))
+        self._ends.keep(rooms)
+        return stamps
 
     async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
         return await self._reader.run(lambda: _ask(self._reader, lambda use: _read(use, room, after, before, limit)))
@@ -196,6 +207,31 @@ class SQLite:
 
     async def forget(self, room: str, through: int) -> bool:
         return await self._writer.run(lambda: _write(self._writer, lambda use: _forget(use, room, through)))
+
+
+class _Ends:
+    """The ends of the logs that the last batches went to. While no other process has stored anything they needn't be
+    asked for, which took a tenth of a batch.
+    """
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, Room] = {}
+        self._version = 0
+
+    def take(self, connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Room]:
+        """Those of the rooms called `names`, which are made if there are none. In a transaction that may write; whoever
+        took some may change them, and keeps them if it succeeds.
+        """
+        version = _one(connection, "PRAGMA data_version")
+        if version != self._version:
+            self._rooms, self._version = {}, version
+        rooms = {name: self._rooms.pop(name) for name in names if name in self._rooms}
+        return rooms if len(rooms) == len(names) else _find_or_make_rooms(connection, names)
+
+    def keep(self, rooms: dict[str, Room]) -> None:
+        if len(self._rooms) > ENDS:
+            self._rooms = {}
+        self._rooms.update(rooms)
 
 
 class _Thread:
@@ -349,24 +385,23 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def _append(connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Stamp]:
-    rooms = _find_or_make_rooms(connection, {entry.room for entry in entries})
+def _append(
+    connection: sqlite3.Connection, rooms: dict[str, Room], entries: Sequence[Entry]
+) -> tuple[dict[str, Room], list[Stamp]]:
+    """Returns `rooms` as they are then, too."""
     keyed = keys(entries, rooms)
     known = _find_known(connection, keyed) if keyed else {}
     stamps, rows = number(entries, rooms, known, time.time_ns() // 1_000_000)
     if rows:
         _add_events(connection, rows)
         connection.execute(_SET_ROOMS, [_text([(room.id, room.top, room.time) for room in rooms.values()])])
-    return stamps
+    return rooms, stamps
 
 
 def _add_events(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """Each statement adds as many as a power of two, so there are few to be prepared, once for all."""
-    start = 0
-    while start < len(rows):
-        some = rows[start : start + min(ROWS, 1 << (len(rows) - start).bit_length() - 1)]
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
         connection.execute(_add(len(some)), [0 if value is None else value for value in chain.from_iterable(some)])
-        start += len(some)
 
 
 @functools.cache
