@@ -8,6 +8,7 @@ from pathlib import Path
 import chatserver
 from bench.process import CORES, LOAD_CORES, SERVER_CORES
 from bench.servers import Server
+from chatserver.fanout import prepare
 
 
 def versions(servers: Sequence[Server]) -> dict[str, str]:
@@ -18,6 +19,7 @@ def versions(servers: Sequence[Server]) -> dict[str, str]:
         "Python": platform.python_version(),
         "chatserver": chatserver.__version__,
         "uvloop": _uvloop(),
+        "io_uring": "may be used" if prepare() else "may not be used, so ours is slower",
     }
     for server in servers:
         found |= server.versions()

@@ -12,9 +12,7 @@ import pytest
 
 from chatserver.fanout import MANY, SHARED_BYTES, SPLICED_BYTES, prepare, write_all, write_each
 from chatserver.uring import Ring
-
-Pair = tuple[socket.socket, socket.socket]
-
+from tests.sockets import Pair, connected, fill, read
 
 WAYS = {"copied": (), "at once": ("MANY",), "shared": ("MANY", "SHARED_BYTES", "SPLICED_BYTES")}
 
@@ -30,25 +28,12 @@ def way(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def pairs() -> Iterator[list[Pair]]:
-    """Connected sockets, of which the first doesn't block."""
-    made = [socket.socketpair() for _ in range(5)]
-    for ours, theirs in made:
-        ours.setblocking(False)
-        theirs.settimeout(10)
-    yield made
-    for pair in made:
-        for sock in pair:
-            sock.close()
+    with connected(socket.socketpair, 5) as made:
+        yield made
 
 
 def descriptors(pairs: list[Pair]) -> list[int]:
     return [ours.fileno() for ours, _ in pairs]
-
-
-def fill(sock: socket.socket) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            sock.send(bytes(10_000))
 
 
 def test_everybody_gets_all_of_it(pairs: list[Pair]) -> None:
@@ -70,8 +55,7 @@ def test_many_get_what_is_big_enough_to_be_shared(pairs: list[Pair]) -> None:
     assert write_each(ours, spliced, [b"tail"] * len(ours)) == [SPLICED_BYTES + 4] * len(ours)
     for _, theirs in pairs:
         expected = shared * 4 + (spliced + b"tail") * 4
-        with theirs.makefile("rb") as file:
-            assert file.read(len(expected)) == expected
+        assert read(theirs, len(expected)) == expected
 
 
 def test_one_system_call_for_all_is_prepared_before_it_is_needed() -> None:
@@ -114,8 +98,7 @@ def test_who_takes_none_or_a_part_of_it_gets_nothing_of_its_own_behind_it(pairs:
     for (ours, theirs), count in zip(others, counts[2:], strict=False):
         assert count in (size + 4, *range(size + 1))
         ours.close()
-        with theirs.makefile("rb") as file:
-            assert file.read() == (data + b"tail")[:count]
+        assert read(theirs) == (data + b"tail")[:count]
 
 
 @pytest.mark.parametrize("size", [4095, 4096])

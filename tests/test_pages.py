@@ -2,32 +2,19 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
 
 from chatserver.pages import Pages
-
-Pair = tuple[socket.socket, socket.socket]
-
-
-def connected() -> Pair:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        ours, _ = server.accept()
-    return ours, theirs
+from tests.sockets import KINDS, Pair, connected, read
 
 
-@pytest.fixture(params=[socket.socketpair, connected], ids=["unix", "tcp"])
+@pytest.fixture(params=KINDS)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """Connected sockets, of which the first doesn't block."""
-    make: Callable[[], Pair] = request.param
-    ours, theirs = make()
-    ours.setblocking(False)
-    theirs.settimeout(10)
-    with ours, theirs:
-        yield ours, theirs
+    with connected(KINDS[request.param], 1) as (made,):
+        yield made
 
 
 @pytest.fixture
@@ -35,11 +22,6 @@ def pages() -> Iterator[Pages]:
     made = Pages()
     yield made
     made.close()
-
-
-def read(sock: socket.socket, size: int) -> bytes:
-    with sock.makefile("rb") as file:
-        return file.read(size)
 
 
 def put(pages: Pages, data: bytes) -> int:

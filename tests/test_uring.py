@@ -4,35 +4,18 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
 
 import pytest
 
 from chatserver import uring
 from chatserver.uring import DATA_BYTES, ENTRIES, Ring
-
-Call = Callable[..., int]
-Pair = tuple[socket.socket, socket.socket]
+from tests.sockets import KINDS, Pair, connected, fill, read
 
 
-def connected() -> Pair:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        ours, _ = server.accept()
-    return ours, theirs
-
-
-@pytest.fixture(params=[socket.socketpair, connected], ids=["unix", "tcp"])
+@pytest.fixture(params=KINDS)
 def pairs(request: pytest.FixtureRequest) -> Iterator[list[Pair]]:
-    with ExitStack() as stack:
-        yield [(stack.enter_context(ours), stack.enter_context(theirs)) for ours, theirs in _five(request.param)]
-
-
-def _five(make: Callable[[], Pair]) -> Iterator[Pair]:
-    for _ in range(5):
-        ours, theirs = make()
-        theirs.settimeout(10)
-        yield ours, theirs
+    with connected(KINDS[request.param], 5) as made:
+        yield made
 
 
 @pytest.fixture
@@ -65,21 +48,6 @@ def send(ring: Ring, descriptors: list[int], data: bytes) -> list[int]:
 
 def ours_of(pairs: list[Pair]) -> list[int]:
     return [ours.fileno() for ours, _ in pairs]
-
-
-def read(sock: socket.socket, size: int) -> bytes:
-    with sock.makefile("rb") as file:
-        return file.read(size)
-
-
-def fill(sock: socket.socket) -> int:
-    """Returns how much it took."""
-    sock.setblocking(False)
-    size = 0
-    with suppress(BlockingIOError):
-        while True:
-            size += sock.send(bytes(10_000))
-    return size
 
 
 def test_everybody_gets_all_of_it(ring: Ring, pairs: list[Pair]) -> None:
