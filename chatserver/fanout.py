@@ -9,13 +9,13 @@ from chatserver.pages import PIPE_BYTES, Pages
 from chatserver.uring import DATA_BYTES, Ring
 
 MANY: Final = 16
-"""From so many sockets on one system call writes to all, which costs as much as 16 calls, and a tenth less than 100;
-or, from `SHARED_BYTES` on, sockets share pages instead of having a copy each."""
+"""From so many sockets on one system call writes to all: 16 cost as much either way, 100 a tenth less. Or, from
+`SHARED_BYTES` on, they share pages instead of having a copy each."""
 
 SHARED_BYTES: Final = DATA_BYTES
 SPLICED_BYTES: Final = 12 * 1024
-"""The latter if there is something to follow. A copy costs the more the farther the receiver's processor is from ours:
-24 kB took 7.5 to 16.5 us, and 5.8 to 7.5 us shared; 4 kB take as long either way when the processors are near."""
+"""The same, where something of their own follows. A copy costs the more the farther the receiver's processor is from
+ours: 24 kB took 7.5 to 16.5 us, and 5.8 to 7.5 us shared; 4 kB take as long either way when the processors are near."""
 
 _PAGES: Final = Pages()
 _RING: Final = Ring()

@@ -1,6 +1,7 @@
 """The recent frames of one audience in one codec, and who has had how much of them."""
 
 import time
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, repeat
 from operator import attrgetter
@@ -41,15 +42,15 @@ class _Group:
     def __init__(self, clients: list[Client]) -> None:
         self.clients = clients
         self._seen = -1
-        self._descriptors: list[int] = []
+        self._descriptors = array("i")
         self._places: dict[Client, int] = {}
 
     @property
-    def descriptors(self) -> list[int]:
+    def descriptors(self) -> "array[int]":
         """One for each of them."""
         if self._seen != CHANGES.count:
             self._seen = CHANGES.count
-            self._descriptors = [client.transport.descriptor for client in self.clients]
+            self._descriptors = array("i", [client.transport.descriptor for client in self.clients])
         return self._descriptors
 
     @property
@@ -59,11 +60,11 @@ class _Group:
             self._places = {client: place for place, client in enumerate(self.clients)}
         return self._places
 
-    def without(self, some: Collection[Client]) -> tuple[list[Client], list[int]]:
+    def without(self, some: Collection[Client]) -> "tuple[list[Client], array[int]]":
         """The others, and their descriptors."""
         if len(some) == len(self.clients):
-            return [], []
-        clients, descriptors = self.clients.copy(), self.descriptors.copy()
+            return [], array("i")
+        clients, descriptors = self.clients.copy(), self.descriptors[:]
         for place in sorted(map(self.places.__getitem__, some), reverse=True):
             del clients[place], descriptors[place]
         return clients, descriptors

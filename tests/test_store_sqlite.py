@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -414,8 +415,16 @@ async def test_what_was_not_added_leaves_no_hole(path: Path) -> None:
         assert [stamp.offset for stamp in await store.append(entries(2))] == [2, 3]
 
 
+@pytest.mark.parametrize("field", ["user", "data", "kind"])
+async def test_what_has_to_be_there_is_not_made_up(path: Path, field: str) -> None:
+    async with opened(path) as store:
+        with pytest.raises(StorageUnavailable):
+            await store.append([msgspec.structs.replace(Entry("room", "user", "1"), **{field: None})])
+        assert await store.top(["room"]) == {"room": 0}
+
+
 async def test_ends_that_are_not_kept_at_hand_are_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "ENDS", 1)
+    monkeypatch.setattr(sqlite, "LOG_ENDS", 1)
     rooms = ["one", "two", "three"]
     async with opened(path) as store:
         for some in (rooms[:1], rooms[:2], rooms[2:]) * 3:

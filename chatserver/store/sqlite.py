@@ -41,8 +41,8 @@ ROWS: Final = 64
 """So many are added by one statement at most, which is prepared once for each number of them. As JSON, which SQLite
 took apart, they took twice as long or more."""
 
-ENDS: Final = 1000
-"""So many rooms' ends are kept at hand, and as many as one batch has."""
+LOG_ENDS: Final = 1000
+"""So many are kept at hand, and those of one batch."""
 
 TRIM_EVENTS: Final = 500
 TRIM_ROOMS: Final = 10
@@ -97,7 +97,10 @@ _ADD_EVENTS: Final = "INSERT OR FAIL INTO events (room, offset, time, kind, user
 """The transaction takes back all that one which failed has added. To be able to do it by itself, which is the default,
 it would keep a copy of each page, in a file of its own once they are many."""
 _ROW: Final = "(?, ?, ?, ?, ?, ?, nullif(?, 0), nullif(?, 0))"
-"""Python's `sqlite3` first looks for a way to make something else of each None, which took a twelfth of a batch."""
+_COLUMNS: Final = 8
+_NULLABLE: Final = (6, 7)
+"""Their None is told as 0: of each None Python's `sqlite3` first looks for a way to make something else, which took a
+twelfth of a batch."""
 _SET_ROOMS: Final = """
     UPDATE rooms SET top = sent.value ->> 1, time = sent.value ->> 2 FROM json_each(?) AS sent
     WHERE rooms.id = sent.value ->> 0
@@ -170,7 +173,7 @@ class SQLite:
         if not self._path or "://" in self._path or self._path == ":memory:":
             raise ValueError("sqlite:// takes a path: sqlite:///chat.db, or sqlite:////var/lib/chat.db")
         self.epoch = ""
-        self._ends = _Ends()
+        self._log_ends = _LogEnds()
         self._writer = _Thread("store-writer")
         self._reader = _Thread("store-reader")
 
@@ -187,12 +190,12 @@ class SQLite:
         await self._writer.close()
 
     async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
-        return await self._writer.run(lambda: self._append(entries))
+        return await self._writer.run(lambda: self._store(entries))
 
-    def _append(self, entries: Sequence[Entry]) -> list[Stamp]:
+    def _store(self, entries: Sequence[Entry]) -> list[Stamp]:
         names = {entry.room for entry in entries}
-        rooms, stamps = _write(self._writer, lambda use: _append(use, self._ends.take(use, names), entries))
-        self._ends.keep(rooms)
+        rooms, stamps = _write(self._writer, lambda use: _append(use, self._log_ends.take(use, names), entries))
+        self._log_ends.keep(rooms)
         return stamps
 
     async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
@@ -209,9 +212,9 @@ class SQLite:
         return await self._writer.run(lambda: _write(self._writer, lambda use: _forget(use, room, through)))
 
 
-class _Ends:
+class _LogEnds:
     """The ends of the logs that the last batches went to. While no other process has stored anything they needn't be
-    asked for, which took a tenth of a batch.
+    asked for, which took a tenth of a batch. What is trimmed may be more than they know.
     """
 
     def __init__(self) -> None:
@@ -229,7 +232,7 @@ class _Ends:
         return rooms if len(rooms) == len(names) else _find_or_make_rooms(connection, names)
 
     def keep(self, rooms: dict[str, Room]) -> None:
-        if len(self._rooms) > ENDS:
+        if len(self._rooms) > LOG_ENDS:
             self._rooms = {}
         self._rooms.update(rooms)
 
@@ -401,7 +404,10 @@ def _append(
 def _add_events(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
-        connection.execute(_add(len(some)), [0 if value is None else value for value in chain.from_iterable(some)])
+        values: list[object] = [*chain.from_iterable(some)]
+        for column in _NULLABLE:
+            values[column::_COLUMNS] = [0 if value is None else value for value in values[column::_COLUMNS]]
+        connection.execute(_add(len(some)), values)
 
 
 @functools.cache
