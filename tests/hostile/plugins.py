@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from chatserver.log import LINES_PER_SECOND
 from tests.hostile.harness import Figures, main
 from tests.raw import RawClient
 from tests.server import Server, patched
@@ -138,7 +139,8 @@ def account(server: Server, kind: str) -> Figures:
     failed = server.events("plugin failed")
     assert {line["plugin"] for line in failed} == {"chatserver_fault.fault"}
     counted = max(line["failures"] for line in failed)  # not those that a busy machine noticed late
-    assert counted in (10, 11)  # the other client's may be under way when it is switched off
+    assert counted <= 11  # the other client's may be under way when it is switched off
+    assert counted >= 10 or len(failed) >= LINES_PER_SECOND  # of more, noticed late, the log leaves out the last
     assert len(server.events("plugin switched off")) == 1
     figures: Figures = {"failures": len(failed)}
     if kind == "block":
