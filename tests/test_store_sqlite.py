@@ -15,14 +15,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatserver.errors import StorageFull, StorageUnavailable
 from chatserver.store import Entry, Record, Stamp, StoreError, sqlite
-from chatserver.store.sqlite import MIGRATIONS, ROWS, SQLite
+from chatserver.store.sqlite import MIGRATIONS, ROWS, SEGMENT_EVENTS, SQLite
 from chatserver.testing import check_at_random
 from tests.fakes import PATIENT
 
@@ -55,6 +54,9 @@ def other(path: Path) -> contextlib.closing[sqlite3.Connection]:
 def ask(path: Path, query: str) -> object:
     with other(path) as connection:
         return connection.execute(query).fetchone()[0]
+
+
+EVENTS = "SELECT coalesce(sum(json_array_length(events)), 0) FROM segments"
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------
@@ -98,8 +100,8 @@ async def test_every_commit_is_synced(path: Path) -> None:
         assert store._writer.connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
-async def test_events_are_indexed_by_time_where_old_ones_are_let_go_of_and_nowhere_else(path: Path) -> None:
-    indexes = "SELECT count(*) FROM sqlite_schema WHERE name = 'events_time'"
+async def test_segments_are_indexed_by_time_where_old_ones_are_let_go_of_and_nowhere_else(path: Path) -> None:
+    indexes = "SELECT count(*) FROM sqlite_schema WHERE name = 'segments_time'"
     async with opened(path) as store:
         await store.append(entries(3))
         await store.trim(before=0, keep=2)
@@ -109,7 +111,23 @@ async def test_events_are_indexed_by_time_where_old_ones_are_let_go_of_and_nowhe
             assert ask(path, indexes) == 1
         plan = f"EXPLAIN QUERY PLAN {sqlite._OLD.replace('?', '1')}"
         with other(path) as connection:
-            assert "USING COVERING INDEX events_time" in str(connection.execute(plan).fetchall())
+            assert "USING COVERING INDEX segments_time" in str(connection.execute(plan).fetchall())
+
+
+async def test_what_is_let_go_of_is_found_without_looking_at_the_rest_of_its_room(path: Path) -> None:
+    async with opened(path):
+        with other(path) as connection:
+            keys, segments = (
+                str(connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
+                for statement, parameters in (
+                    (sqlite._TRIM_KEYS, {"room": 1, "end": 1}),
+                    (sqlite._TRIM_SEGMENTS, ["[]"]),
+                )
+            )
+    assert "SEARCH keys USING PRIMARY KEY (room=? AND user=? AND key=?)" in keys
+    assert "SEARCH segments USING PRIMARY KEY (room=? AND first<?)" in keys
+    assert "SEARCH segments USING PRIMARY KEY (room=? AND first=?)" in segments
+    assert "SEARCH segments USING PRIMARY KEY (room=? AND first<?)" in segments
 
 
 async def test_closing_leaves_one_file_and_lets_go_of_it(path: Path) -> None:
@@ -232,8 +250,8 @@ async def test_an_older_server_leaves_what_a_newer_one_made_alone(path: Path, mo
     async with opened(path) as store:
         await store.append(entries(3))
     monkeypatch.setattr(sqlite, "MIGRATIONS", MIGRATIONS[:1])
-    assert "made by a later version of chatserver (schema 2, this one knows 1)" in await refusal(path)
-    assert ask(path, "PRAGMA user_version") == 2
+    assert f"made by a later version of chatserver (schema {len(MIGRATIONS)}, this one knows 1)" in await refusal(path)
+    assert ask(path, "PRAGMA user_version") == len(MIGRATIONS)
 
 
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +271,7 @@ async def test_a_newer_schema_is_refused(path: Path) -> None:
         pass
     with other(path) as connection:
         connection.execute("PRAGMA user_version = 99")
-    assert "made by a later version of chatserver (schema 99, this one knows 2)" in await refusal(path)
+    assert f"made by a later version of chatserver (schema 99, this one knows {len(MIGRATIONS)})" in await refusal(path)
 
 
 FOREIGN = {
@@ -394,16 +412,89 @@ async def test_all_of_an_append_are_kept_in_order_however_many_statements_it_tak
 
 
 async def test_what_the_last_statement_of_an_append_fails_to_add_takes_the_others_back(path: Path) -> None:
+    said = [*entries(1), *(Entry(f"room {nth}", "alice", "{}") for nth in range(2 * ROWS))]
     async with opened(path) as store:
-        await store.append(entries(1))
+        await store.append(said)
         with other(path) as connection:
-            connection.execute("INSERT INTO events VALUES (1, ?, 0, '', '', '', NULL, NULL)", [2 * ROWS])
+            [trigger] = connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger'").fetchone()
+            connection.execute("DROP TRIGGER segments_follow")
+            connection.execute("INSERT INTO segments SELECT max(id), 2, 2, 0, '[]' FROM rooms")
+            connection.execute(trigger)
         with pytest.raises(StorageUnavailable):
-            await store.append(entries(2 * ROWS))
-        assert ask(path, "SELECT count(*) FROM events") == 2
+            await store.append(said)
+        assert ask(path, EVENTS) == len(said)
         with other(path) as connection:
-            connection.execute("DELETE FROM events WHERE offset > 1")
-        assert [stamp.offset for stamp in await store.append(entries(2 * ROWS))] == list(range(2, 2 * ROWS + 2))
+            connection.execute("DELETE FROM segments WHERE events = '[]'")
+        assert {stamp.offset for stamp in await store.append(said)} == {2}
+
+
+async def test_an_append_to_rooms_whose_ends_are_at_hand_is_one_statement(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append([*entries(1), *entries(1, room="other")])
+        statements: list[str] = []
+        store._writer.connection.set_trace_callback(statements.append)
+        stamps = await store.append([*entries(20), *entries(20, room="other")])
+        assert [stamp.offset for stamp in stamps] == [*range(2, 22)] * 2
+        [statement] = set(statements)  # what a trigger does is told as the statement that set it off
+        assert statement.startswith("INSERT")
+        assert ask(path, "SELECT count(*) FROM segments") == 4
+
+
+@pytest.mark.parametrize(("first", "sooner"), [(3, 0), (5, 0), (4, 1)])
+async def test_a_segment_follows_the_log_whoever_adds_it(path: Path, first: int, sooner: int) -> None:
+    async with opened(path) as store:
+        last = (await store.append(entries(3)))[-1]
+        with other(path) as connection, pytest.raises(sqlite3.IntegrityError, match="the log ends elsewhere"):
+            connection.execute("INSERT INTO segments VALUES (1, ?, ?, ?, '[]')", [first, first, last.time - sooner])
+        assert await store.top(["room"]) == {"room": 3}
+
+
+async def test_a_segment_has_no_more_than_its_number_of_events(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(entries(2 * SEGMENT_EVENTS + 1))
+        assert ask(path, "SELECT group_concat(json_array_length(events)) FROM segments") == "64,64,1"
+
+
+@settings(PATIENT, max_examples=20)
+@given(sizes=st.lists(st.integers(1, 70), min_size=1, max_size=6), data=st.data())
+async def test_a_page_is_cut_out_of_segments_of_any_size(sizes: list[int], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(Path(folder) / "chat.db") as store:
+            for size in sizes:
+                await store.append(entries(size))
+            top = sum(sizes)
+            gone = data.draw(st.integers(0, top))
+            while await store.forget("room", gone):
+                pass
+            for _ in range(10):
+                place, limit = data.draw(st.tuples(st.integers(gone, top), st.integers(0, 150)))
+                later = await store.read("room", after=place, limit=limit)
+                assert [record.offset for record in later] == list(range(place + 1, min(place + limit, top) + 1))
+                earlier = await store.read("room", before=place + 1, limit=limit)
+                assert [record.offset for record in earlier] == list(range(max(gone, place - limit) + 1, place + 1))
+
+
+async def test_of_a_segment_that_is_let_go_of_in_part_the_rest_is_kept(path: Path) -> None:
+    said = [Entry("room", "alice", f'{{"n": {nth}}}', key=f"{nth}", meta="[]") for nth in range(10)]
+    async with opened(path) as store:
+        stamps = await store.append(said)
+        assert await store.forget("room", 4)
+        assert ask(path, EVENTS) == 6
+        assert ask(path, "SELECT count(*) FROM keys") == 6
+        assert await store.read("room", after=4, limit=10) == [
+            entry.at(stamp.offset, stamp.time) for entry, stamp in zip(said[4:], stamps[4:], strict=True)
+        ]
+        again = await store.append(said[3:5])
+        assert [(stamp.offset, stamp.new) for stamp in again] == [(11, True), (5, False)]
+
+
+async def test_an_append_goes_behind_what_another_appended_though_nothing_of_it_is_kept(path: Path) -> None:
+    async with opened(path) as one, opened(path) as two:
+        await one.append(entries(1))
+        await two.append(entries(5))
+        assert await two.forget("room", 6)
+        assert [stamp.offset for stamp in await one.append(entries(2))] == [7, 8]
+        assert await one.top(["room"]) == {"room": 8}
 
 
 async def test_what_was_not_added_leaves_no_hole(path: Path) -> None:
@@ -415,21 +506,14 @@ async def test_what_was_not_added_leaves_no_hole(path: Path) -> None:
         assert [stamp.offset for stamp in await store.append(entries(2))] == [2, 3]
 
 
-@pytest.mark.parametrize("field", ["user", "data", "kind"])
-async def test_what_has_to_be_there_is_not_made_up(path: Path, field: str) -> None:
-    async with opened(path) as store:
-        with pytest.raises(StorageUnavailable):
-            await store.append([msgspec.structs.replace(Entry("room", "user", "1"), **{field: None})])
-        assert await store.top(["room"]) == {"room": 0}
-
-
 async def test_ends_that_are_not_kept_at_hand_are_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "LOG_ENDS", 1)
-    rooms = ["one", "two", "three"]
+    rooms = ["one", "two", "three", "four", "five"]
     async with opened(path) as store:
-        for some in (rooms[:1], rooms[:2], rooms[2:]) * 3:
+        for some in (rooms[:1], rooms[:2], rooms[2:3], rooms[3:]) * 3:
             await store.append([Entry(room, "user", "1") for room in some])
-        assert await store.top(rooms) == {"one": 6, "two": 3, "three": 3}
+            assert len(store._log_ends) <= 3  # one, and those of a batch
+        assert await store.top(rooms) == {"one": 6, "two": 3, "three": 3, "four": 3, "five": 3}
 
 
 async def test_rooms_that_nobody_appended_to_are_not_in_the_file(path: Path) -> None:
@@ -446,15 +530,17 @@ async def test_events_that_are_let_go_are_not_in_the_file(path: Path) -> None:
         await store.append(entries(1000))
         while await store.trim(before=0, keep=7):
             pass
-        assert ask(path, "SELECT count(*) FROM events") == 7
+        assert ask(path, EVENTS) == 7
 
 
 async def test_trimming_goes_in_steps(path: Path) -> None:
     async with opened(path) as store:
-        await store.append(entries(3000))
+        await store.append(entries(6000))
         last = (await store.read("room", limit=1))[0]
-        assert await store.trim(before=last.time + 1, keep=1)
-        assert 2000 < len(await store.read("room", limit=3000)) < 3000
+        for before, keep in ((0, 1), (last.time + 1, 0)):
+            kept = len(await store.read("room", limit=6000))
+            assert await store.trim(before=before, keep=keep)
+            assert 0 < kept - len(await store.read("room", limit=6000)) < 4000
 
 
 async def test_events_that_are_forgotten_are_not_in_the_file(path: Path) -> None:
@@ -462,7 +548,7 @@ async def test_events_that_are_forgotten_are_not_in_the_file(path: Path) -> None
         await store.append([*entries(1200), *entries(3, room="other")])
         while await store.forget("room", 1193):
             pass
-        assert ask(path, "SELECT count(*) FROM events") == 10
+        assert ask(path, EVENTS) == 10
         assert ask(path, "SELECT count(*) FROM rooms") == 2
 
 
@@ -558,9 +644,13 @@ async def test_processes_that_open_a_new_file_and_append_at_once_lose_and_double
     assert Counter(record.key for record in records if record.key) == Counter(str(number) for number in range(40))
 
 
-async def test_processes_that_open_a_file_of_the_first_version_at_once_bring_it_up_to_date_once(old: Path) -> None:
-    changes = ask(old, "PRAGMA schema_version")
-    assert isinstance(changes, int)
+async def test_processes_that_open_a_file_of_the_first_version_at_once_bring_it_up_to_date_once(
+    old: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.db"
+    shutil.copy(old, alone)
+    async with opened(alone):
+        pass
     users = ["one", "two", "three", "four"]
     with Writers(old, users, 3) as writers:
         acknowledged = [writers.acknowledged(user) for user in users]
@@ -568,7 +658,7 @@ async def test_processes_that_open_a_file_of_the_first_version_at_once_bring_it_
     assert [len(lines) for lines in acknowledged] == [3] * 4
     assert [record.offset for record in await log(old)] == list(range(2, 19))
     assert ask(old, "PRAGMA user_version") == len(MIGRATIONS)
-    assert ask(old, "PRAGMA schema_version") == changes + len(MIGRATIONS) - 1, "one change of the schema for each"
+    assert ask(old, "PRAGMA schema_version") == ask(alone, "PRAGMA schema_version")
 
 
 async def test_what_was_acknowledged_survives_sigkill(path: Path) -> None:
@@ -621,17 +711,17 @@ async def test_an_append_waits_for_others_that_hold_the_file_for_a_moment(path: 
         assert (await waiting)[0].offset == 1
 
 
-async def test_every_failure_of_the_storage_has_its_number_and_heals(path: Path) -> None:
+@pytest.mark.parametrize("table", ["rooms", "segments"])
+async def test_every_failure_of_the_storage_has_its_number_and_heals(path: Path, table: str) -> None:
     async with opened(path) as store:
         await store.append(entries(3))
         with other(path) as connection:
-            connection.execute("ALTER TABLE rooms RENAME TO elsewhere")
-            for call in (store.append(entries(1)), store.read("room", limit=1), store.top(["room"])):
+            connection.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
+            fails = store.top(["room"]) if table == "rooms" else store.append(entries(1))
+            for call in (fails, store.read("room", limit=1), store.trim(before=0, keep=1)):
                 with pytest.raises(StorageUnavailable):
                     await call
-            with pytest.raises(StorageUnavailable):
-                await store.trim(before=0, keep=1)
-            connection.execute("ALTER TABLE elsewhere RENAME TO rooms")
+            connection.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
         assert (await store.append(entries(1)))[0].offset == 4
         assert await store.top(["room"]) == {"room": 4}
 

@@ -10,9 +10,6 @@ from chatserver.store import Entry, Stamp
 Identity: TypeAlias = tuple[int, str, str]
 """A room's id, who said it, and the key: stored once."""
 
-Row: TypeAlias = tuple[int, int, int, str, str, str, str | None, str | None]
-"""The room's id, offset, time, kind, user, data, key, meta."""
-
 
 class Room(msgspec.Struct, array_like=True):
     """The end of a room's log."""
@@ -23,27 +20,25 @@ class Room(msgspec.Struct, array_like=True):
     time: int
 
 
-def number(
-    entries: Sequence[Entry], rooms: Mapping[str, Room], known: dict[Identity, Stamp], now: int
-) -> tuple[list[Stamp], list[Row]]:
-    """The stamps of `entries`, and the rows to be added for those that are new.
+def number(entries: Sequence[Entry], rooms: Mapping[str, Room], known: dict[Identity, Stamp], now: int) -> list[Stamp]:
+    """The stamps of `entries`. Those that are new follow each other, in each room up to its `top`, and have its `time`.
 
     `known` are the stamps of what is stored under the entries' keys, each with `new=False`; `now` is in milliseconds
     since 1970. Brings `rooms` and `known` up to date.
     """
-    stamps, rows = [], []
+    stamps = []
     for entry in entries:
         room, key = rooms[entry.room], entry.key
         stamp = None if key is None else known.get((room.id, entry.user, key))
         if stamp is None:
             room.top = offset = room.top + 1
-            room.time = when = max(room.time, now)
-            stamp = Stamp(offset, when)
-            rows.append((room.id, offset, when, entry.kind, entry.user, entry.data, key, entry.meta))
+            if room.time < now:
+                room.time = now
+            stamp = Stamp(offset, room.time)
             if key is not None:
-                known[room.id, entry.user, key] = Stamp(offset, when, new=False)
+                known[room.id, entry.user, key] = Stamp(offset, room.time, new=False)
         stamps.append(stamp)
-    return stamps, rows
+    return stamps
 
 
 def keys(entries: Sequence[Entry], rooms: Mapping[str, Room]) -> list[tuple[int, str, str]]:

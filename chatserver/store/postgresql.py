@@ -319,7 +319,12 @@ async def _append(connection: Connection, entries: Sequence[Entry]) -> list[Stam
     rooms = await _lock_or_make_rooms(connection, {entry.room for entry in entries})
     keyed = keys(entries, rooms)
     known = await _find_known(connection, keyed) if keyed else {}
-    stamps, rows = number(entries, rooms, known, time.time_ns() // 1_000_000)
+    stamps = number(entries, rooms, known, time.time_ns() // 1_000_000)
+    rows = [
+        (rooms[entry.room].id, stamp.offset, stamp.time, entry.kind, entry.user, entry.data, entry.key, entry.meta)
+        for entry, stamp in zip(entries, stamps, strict=True)
+        if stamp.new
+    ]
     if rows:
         ends = [(room.id, room.top, room.time) for room in rooms.values()]
         await connection.execute(_ADD_EVENTS, *_columns(rows), *_columns(ends))

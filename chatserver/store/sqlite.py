@@ -1,8 +1,12 @@
 """A store in one SQLite file: the default, with nothing to install.
 
-Whatever takes many rows goes through SQLite in few statements, and most of it as one JSON text. Python's `sqlite3` lets
-go of the interpreter's lock and takes it again for each row that it steps over, which beside a busy event loop may take
-as long as a whole statement.
+The log is kept in segments: what was appended to a room together is one row, as JSON. The schema itself sees to it that
+a segment begins where the log ends, so that an append is one statement, which is a transaction by itself: nobody has to
+look first who else has appended.
+
+Whatever else takes many rows goes through SQLite in few statements, and most of it as one JSON text. Python's `sqlite3`
+lets go of the interpreter's lock and takes it again for each row that it steps over, which beside a busy event loop may
+take as long as a whole statement.
 """
 
 import contextlib
@@ -14,14 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
-from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from chatserver.errors import StorageFull, StorageUnavailable, StorageUnsure, Unrecoverable
 from chatserver.store import Entry, Record, Stamp, StoreError
-from chatserver.store.numbering import Identity, Room, Row, keys, number
+from chatserver.store.numbering import Identity, Room, keys, number
 from chatserver.store.worker import Worker
 
 T = TypeVar("T")
@@ -37,16 +40,19 @@ SWITCH_SECONDS: Final = 20e-6
 twenty times and more, and a loop that is busy, but lets go of the lock in each of its turns, starts the wait anew:
 with Python's 5 ms a batch took half a second beside a client that flooded."""
 
+SEGMENT_EVENTS: Final = 64
+"""A segment has so many at most: who reads one event takes apart all of its segment."""
+
 ROWS: Final = 64
-"""So many are added by one statement at most, which is prepared once for each number of them. As JSON, which SQLite
-took apart, they took twice as long or more."""
+"""So many segments are added by one statement at most, which is prepared once for each number of them."""
 
 LOG_ENDS: Final = 1000
-"""So many are kept at hand, and those of one batch."""
+"""Of so many logs that were appended to, and those of one batch, the ends are kept at hand."""
 
 TRIM_EVENTS: Final = 500
-TRIM_ROOMS: Final = 10
-"""So many of a room, and rooms, at once, so that an append waits for milliseconds only."""
+TRIM_SEGMENTS: Final = 50
+TRIM_ROOMS: Final = 4
+"""So many events of a room, old segments, and rooms, at once, so that an append waits for milliseconds only."""
 
 OLDEST: Final = (3, 38, 0)
 """The first SQLite that has STRICT tables and `->>`."""
@@ -74,6 +80,33 @@ MIGRATIONS: Final = (
     CREATE UNIQUE INDEX events_key ON events (room, user, key) WHERE key IS NOT NULL;
     """,
     "ALTER TABLE events ADD COLUMN meta TEXT",
+    """
+    CREATE TABLE segments (
+        room INTEGER NOT NULL,
+        first INTEGER NOT NULL,  -- offset of the first of the events
+        last INTEGER NOT NULL,   -- offset of the last of them
+        time INTEGER NOT NULL,   -- of all of them
+        events TEXT NOT NULL,    -- [[kind, user, data, key, meta], ...]
+        PRIMARY KEY (room, first)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE keys (
+        room INTEGER NOT NULL,
+        user TEXT NOT NULL,
+        key TEXT NOT NULL,
+        offset INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        PRIMARY KEY (room, user, key)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO segments
+        SELECT room, offset, offset, time, json_array(json_array(kind, user, data, key, meta)) FROM events;
+    INSERT INTO keys SELECT room, user, key, offset, time FROM events WHERE key IS NOT NULL;
+    DROP TABLE events;
+    CREATE TRIGGER segments_follow AFTER INSERT ON segments BEGIN
+        UPDATE rooms SET top = new.last, time = new.time
+        WHERE id = new.room AND top = new.first - 1 AND time <= new.time;
+        SELECT RAISE(ROLLBACK, 'the log ends elsewhere') WHERE changes() = 0;
+    END;
+    """,
 )
 """Each brings the schema from one version (`PRAGMA user_version`) to the next."""
 
@@ -89,45 +122,34 @@ _ROOMS: Final = """
 """
 _ADD_ROOMS: Final = "INSERT INTO rooms (name) SELECT value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING"
 _KNOWN: Final = """
-    SELECT json_group_array(json_array(events.room, events.user, events.key, events.offset, events.time))
-    FROM json_each(?) AS sent JOIN events
-    ON events.room = sent.value ->> 0 AND events.user = sent.value ->> 1 AND events.key = sent.value ->> 2
+    SELECT json_group_array(json_array(keys.room, keys.user, keys.key, keys.offset, keys.time))
+    FROM json_each(?) AS sent JOIN keys
+    ON keys.room = sent.value ->> 0 AND keys.user = sent.value ->> 1 AND keys.key = sent.value ->> 2
 """
-_ADD_EVENTS: Final = "INSERT OR FAIL INTO events (room, offset, time, kind, user, data, key, meta) VALUES "
-"""The transaction takes back all that one which failed has added. To be able to do it by itself, which is the default,
-it would keep a copy of each page, in a file of its own once they are many."""
-_ROW: Final = "(?, ?, ?, ?, ?, ?, nullif(?, 0), nullif(?, 0))"
-_COLUMNS: Final = 8
-_NULLABLE: Final = (6, 7)
-"""Their None is told as 0: of each None Python's `sqlite3` first looks for a way to make something else, which took a
-twelfth of a batch."""
-_SET_ROOMS: Final = """
-    UPDATE rooms SET top = sent.value ->> 1, time = sent.value ->> 2 FROM json_each(?) AS sent
-    WHERE rooms.id = sent.value ->> 0
+_ADD_SEGMENTS: Final = "INSERT OR ROLLBACK INTO segments (room, first, last, time, events) VALUES "
+"""To be able to take back one statement only, which is the default, SQLite would keep a copy of each page, in a file of
+its own once they are many."""
+_SEGMENT: Final = "(?, ?, ?, ?, ?)"
+_ADD_KEYS: Final = """
+    INSERT INTO keys (room, user, key, offset, time)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)
 """
-_AFTER: Final = """
-    SELECT json_object(
-        'top', top,
-        'trimmed', trimmed,
-        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key, meta)) FROM (
-            SELECT * FROM events WHERE room = rooms.id AND offset > :after ORDER BY offset LIMIT :limit
-        )))
+_PAGE: Final = """
+    SELECT top, trimmed, (
+        SELECT '[' || group_concat('[' || first || ',' || time || ',' || events || ']') || ']' FROM segments
+        WHERE room = rooms.id AND first > {after} - {segment} AND last > {after} AND first <= {last}
     ) FROM rooms WHERE name = :room
 """
-_BEFORE: Final = """
-    SELECT json_object(
-        'top', top,
-        'trimmed', trimmed,
-        'records', json((SELECT json_group_array(json_array(offset, time, kind, user, data, key, meta)) FROM (
-            SELECT * FROM events WHERE room = rooms.id AND offset < :before ORDER BY offset DESC LIMIT :limit
-        )))
-    ) FROM rooms WHERE name = :room
-"""
-_INDEX_TIME: Final = "CREATE INDEX IF NOT EXISTS events_time ON events (time)"
-"""Made when it is first asked what is old: where nobody ever does, each event would be written twice for nothing."""
+"""All segments that have some of the events after one up to another."""
+_AFTER: Final = _PAGE.format(after=":after", last=":after + :limit", segment=SEGMENT_EVENTS)
+_BEFORE: Final = _PAGE.format(
+    after="min(:before - 1, top) - :limit", last="min(:before - 1, top)", segment=SEGMENT_EVENTS
+)
+_INDEX_TIME: Final = "CREATE INDEX IF NOT EXISTS segments_time ON segments (time, last)"
+"""Made when it is first asked what is old: where nobody ever does, each segment would be written twice for nothing."""
 _OLD: Final = """
     SELECT json_group_array(json_array(room, last)) FROM (
-        SELECT room, max(offset) AS last FROM (SELECT room, offset FROM events WHERE time < ? LIMIT ?) GROUP BY room
+        SELECT room, max(last) AS last FROM (SELECT room, last FROM segments WHERE time < ? LIMIT ?) GROUP BY room
     )
 """
 _LONG: Final = """
@@ -139,29 +161,44 @@ _FORGOTTEN: Final = """
     SELECT json_group_array(json_array(id, min(:through, top, trimmed + :events)))
     FROM rooms WHERE name = :room AND trimmed < min(:through, top)
 """
-_TRIM_EVENTS: Final = """
-    DELETE FROM events WHERE (room, offset) IN (
-        SELECT events.room, events.offset FROM json_each(?) AS trim JOIN events
-        ON events.room = trim.value ->> 0 AND events.offset <= trim.value ->> 1
+_TRIM_KEYS: Final = """
+    DELETE FROM keys WHERE room = :room AND (user, key) IN (
+        SELECT CAST(event.value ->> 1 AS TEXT), CAST(event.value ->> 3 AS TEXT)
+        FROM segments, json_each(segments.events) AS event
+        WHERE room = :room AND first <= :end AND first + event.key <= :end
     )
 """
+"""Of one room: for several at once SQLite looks at all their keys."""
+_TRIM_SEGMENTS: Final = """
+    DELETE FROM segments WHERE (room, first) IN (
+        SELECT segments.room, first
+        FROM json_each(?) AS trim JOIN segments ON segments.room = trim.value ->> 0 AND first <= trim.value ->> 1
+        WHERE last <= trim.value ->> 1
+    )
+"""
+_DIVIDED: Final = """
+    SELECT room, first, events
+    FROM json_each(?) AS trim JOIN segments ON room = trim.value ->> 0 AND first <= trim.value ->> 1
+"""
+"""Segments that have events beyond the end, when those that haven't are gone."""
+_SHORTEN: Final = "UPDATE segments SET first = ?, events = ? WHERE room = ? AND first = ?"
 _TRIM_ROOMS: Final = """
     UPDATE rooms SET trimmed = max(trimmed, trim.value ->> 1) FROM json_each(?) AS trim
     WHERE rooms.id = trim.value ->> 0
 """
 
 
-class _Page(msgspec.Struct):
-    top: int = 0
-    trimmed: int = 0
-    records: list[Record] = []
+_Event: TypeAlias = tuple[str, str, str, str | None, str | None]
+"""Kind, user, data, key, meta."""
 
+_Segment: TypeAlias = tuple[int, int, int, int, str]
+"""Its room's id, first and last offset, time, events."""
 
-_offset = attrgetter("offset")
 _encode = msgspec.json.Encoder().encode
 _rooms = msgspec.json.Decoder(dict[str, Room]).decode
 _known = msgspec.json.Decoder(list[tuple[int, str, str, int, int]]).decode
-_page = msgspec.json.Decoder(_Page).decode
+_segments = msgspec.json.Decoder(list[tuple[int, int, list[_Event]]]).decode
+_events = msgspec.json.Decoder(list[_Event]).decode
 _ends = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
@@ -173,7 +210,7 @@ class SQLite:
         if not self._path or "://" in self._path or self._path == ":memory:":
             raise ValueError("sqlite:// takes a path: sqlite:///chat.db, or sqlite:////var/lib/chat.db")
         self.epoch = ""
-        self._log_ends = _LogEnds()
+        self._log_ends: dict[str, Room] = {}  # others may have appended since, or trimmed
         self._writer = _Thread("store-writer")
         self._reader = _Thread("store-reader")
 
@@ -190,12 +227,17 @@ class SQLite:
         await self._writer.close()
 
     async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
-        return await self._writer.run(lambda: self._store(entries))
+        return await self._writer.run(lambda: _write(self._writer, lambda use: self._append(use, entries)))
 
-    def _store(self, entries: Sequence[Entry]) -> list[Stamp]:
+    def _append(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Stamp]:
         names = {entry.room for entry in entries}
-        rooms, stamps = _write(self._writer, lambda use: _append(use, self._log_ends.take(use, names), entries))
-        self._log_ends.keep(rooms)
+        rooms = {name: self._log_ends[name] for name in names if name in self._log_ends}
+        stamps = _append_at_once(connection, rooms, entries) if 0 < len(rooms) == len(names) else None
+        if stamps is None:
+            rooms, stamps = _append(connection, entries)
+            if len(self._log_ends) > LOG_ENDS:
+                self._log_ends.clear()
+            self._log_ends |= rooms
         return stamps
 
     async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
@@ -210,31 +252,6 @@ class SQLite:
 
     async def forget(self, room: str, through: int) -> bool:
         return await self._writer.run(lambda: _write(self._writer, lambda use: _forget(use, room, through)))
-
-
-class _LogEnds:
-    """The ends of the logs that the last batches went to. While no other process has stored anything they needn't be
-    asked for, which took a tenth of a batch. What is trimmed may be more than they know.
-    """
-
-    def __init__(self) -> None:
-        self._rooms: dict[str, Room] = {}
-        self._version = 0
-
-    def take(self, connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Room]:
-        """Those of the rooms called `names`, which are made if there are none. In a transaction that may write; whoever
-        took some may change them, and keeps them if it succeeds.
-        """
-        version = _one(connection, "PRAGMA data_version")
-        if version != self._version:
-            self._rooms, self._version = {}, version
-        rooms = {name: self._rooms.pop(name) for name in names if name in self._rooms}
-        return rooms if len(rooms) == len(names) else _find_or_make_rooms(connection, names)
-
-    def keep(self, rooms: dict[str, Room]) -> None:
-        if len(self._rooms) > LOG_ENDS:
-            self._rooms = {}
-        self._rooms.update(rooms)
 
 
 class _Thread:
@@ -330,11 +347,20 @@ def _version(connection: sqlite3.Connection) -> int:
 def _migrate(connection: sqlite3.Connection) -> None:
     version = _version(connection)
     for script in MIGRATIONS[version:]:
-        for statement in script.split(";"):
+        for statement in _statements(script):
             connection.execute(statement)
     if version == 0:
         connection.execute("INSERT INTO meta VALUES (?)", [secrets.token_hex(8)])
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):  # a trigger has some inside
+            yield statement
+            statement = ""
 
 
 def _one(connection: sqlite3.Connection, query: str, parameters: Any = ()) -> Any:
@@ -366,14 +392,9 @@ def _ask(thread: _Thread, work: Callable[[sqlite3.Connection], T]) -> T:
 
 
 def _write(thread: _Thread, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Does `work` in a transaction. Raises storage errors."""
+    """Does `work`, which may write. Raises storage errors."""
     thread.check_file()
-    return _ask(thread, lambda connection: _in_transaction(connection, work))
-
-
-def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    with _transaction(connection):
-        return work(connection)
+    return _ask(thread, work)
 
 
 def _storage_error(error: sqlite3.Error) -> StorageUnavailable:
@@ -388,31 +409,73 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def _append(
+def _append_at_once(
     connection: sqlite3.Connection, rooms: dict[str, Room], entries: Sequence[Entry]
-) -> tuple[dict[str, Room], list[Stamp]]:
-    """Returns `rooms` as they are then, too."""
-    keyed = keys(entries, rooms)
-    known = _find_known(connection, keyed) if keyed else {}
-    stamps, rows = number(entries, rooms, known, time.time_ns() // 1_000_000)
-    if rows:
-        _add_events(connection, rows)
-        connection.execute(_SET_ROOMS, [_text([(room.id, room.top, room.time) for room in rooms.values()])])
+) -> list[Stamp] | None:
+    """In one statement, if one can: None if it takes more, or if `rooms` aren't the ends of the logs any more."""
+    if keys(entries, rooms):
+        return None
+    stamps = number(entries, rooms, {}, _now())
+    segments = _divide(entries, rooms)
+    if len(segments) > ROWS:
+        return None
+    try:
+        _add_segments(connection, segments)
+    except sqlite3.IntegrityError:
+        return None
+    return stamps
+
+
+def _append(connection: sqlite3.Connection, entries: Sequence[Entry]) -> tuple[dict[str, Room], list[Stamp]]:
+    """Returns the ends of the logs, too."""
+    with _transaction(connection):
+        rooms = _find_or_make_rooms(connection, {entry.room for entry in entries})
+        keyed = keys(entries, rooms)
+        known = _find_known(connection, keyed) if keyed else {}
+        stamps = number(entries, rooms, known, _now())
+        new = [(entry, stamp) for entry, stamp in zip(entries, stamps, strict=True) if stamp.new]
+        segments = _divide([entry for entry, _ in new], rooms)
+        for start in range(0, len(segments), ROWS):
+            _add_segments(connection, segments[start : start + ROWS])
+        if keyed:
+            _add_keys(connection, rooms, new)
     return rooms, stamps
 
 
-def _add_events(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    for start in range(0, len(rows), ROWS):
-        some = rows[start : start + ROWS]
-        values: list[object] = [*chain.from_iterable(some)]
-        for column in _NULLABLE:
-            values[column::_COLUMNS] = [0 if value is None else value for value in values[column::_COLUMNS]]
-        connection.execute(_add(len(some)), values)
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _divide(entries: Sequence[Entry], rooms: dict[str, Room]) -> list[_Segment]:
+    """`entries`: the last ones of their `rooms`."""
+    logs: dict[str, list[Entry]] = {}
+    for entry in entries:
+        logs.setdefault(entry.room, []).append(entry)
+    return [segment for name, log in logs.items() for segment in _divide_log(log, rooms[name])]
+
+
+def _divide_log(entries: Sequence[Entry], room: Room) -> Iterator[_Segment]:
+    first = room.top - len(entries) + 1
+    for start in range(0, len(entries), SEGMENT_EVENTS):
+        some = entries[start : start + SEGMENT_EVENTS]
+        events = [(entry.kind, entry.user, entry.data, entry.key, entry.meta) for entry in some]
+        yield room.id, first + start, first + start + len(some) - 1, room.time, _text(events)
+
+
+def _add_segments(connection: sqlite3.Connection, segments: Sequence[_Segment]) -> None:
+    """Raises `sqlite3.IntegrityError` if one doesn't begin where the log ends; the transaction is over then."""
+    connection.execute(_add(len(segments)), [*chain.from_iterable(segments)])
+
+
+def _add_keys(connection: sqlite3.Connection, rooms: dict[str, Room], new: Sequence[tuple[Entry, Stamp]]) -> None:
+    keyed = [(entry, stamp) for entry, stamp in new if entry.key is not None]
+    rows = [(rooms[entry.room].id, entry.user, entry.key, stamp.offset, stamp.time) for entry, stamp in keyed]
+    connection.execute(_ADD_KEYS, [_text(rows)])
 
 
 @functools.cache
 def _add(count: int) -> str:
-    return _ADD_EVENTS + ", ".join([_ROW] * count)
+    return _ADD_SEGMENTS + ", ".join([_SEGMENT] * count)
 
 
 def _find_rooms(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Room]:
@@ -433,37 +496,52 @@ def _find_known(connection: sqlite3.Connection, keyed: list[tuple[int, str, str]
 
 
 def _read(connection: sqlite3.Connection, room: str, after: int | None, before: int | None, limit: int) -> list[Record]:
-    if after is None:
-        end = _END if before is None else min(before, _END)
-        found = _one(connection, _BEFORE, {"room": room, "before": end, "limit": limit})
-    else:
-        found = _one(connection, _AFTER, {"room": room, "after": min(after, _END), "limit": limit})
-    page = _page(found) if found else _Page()
-    if after is not None and not page.trimmed <= after <= page.top:
+    start = 0 if after is None else min(after, _END)
+    end = _END if before is None else min(before, _END)
+    bounds = {"room": room, "after": start, "before": end, "limit": limit}
+    found = connection.execute(_BEFORE if after is None else _AFTER, bounds).fetchone()
+    top, trimmed, segments = found or (0, 0, None)
+    if after is not None and not trimmed <= after <= top:
         raise Unrecoverable
-    return sorted(page.records, key=_offset)
+    records = [record for segment in sorted(_segments(segments or "[]")) for record in _records(*segment)]
+    if after is None:
+        earlier = [record for record in records if record.offset < end]
+        return earlier[max(0, len(earlier) - limit) :]
+    return [record for record in records if record.offset > start][:limit]
+
+
+def _records(first: int, time: int, events: Sequence[_Event]) -> Iterator[Record]:
+    return (Record(offset, time, *event) for offset, event in enumerate(events, first))
 
 
 def _trim(connection: sqlite3.Connection, before: int, keep: int) -> bool:
     ends: dict[int, int] = {}
-    if before:
-        connection.execute(_INDEX_TIME)
-        ends.update(_ends(_one(connection, _OLD, [before, TRIM_EVENTS])))
-    if keep:
-        limits = {"keep": keep, "events": TRIM_EVENTS, "rooms": TRIM_ROOMS}
-        for room, last in _ends(_one(connection, _LONG, limits)):
-            ends[room] = max(last, ends.get(room, 0))
-    return _let_go(connection, ends)
+    with _transaction(connection):
+        if before:
+            connection.execute(_INDEX_TIME)
+            ends.update(_ends(_one(connection, _OLD, [before, TRIM_SEGMENTS])))
+        if keep:
+            limits = {"keep": keep, "events": TRIM_EVENTS, "rooms": TRIM_ROOMS}
+            for room, last in _ends(_one(connection, _LONG, limits)):
+                ends[room] = max(last, ends.get(room, 0))
+        return _let_go(connection, ends)
 
 
 def _forget(connection: sqlite3.Connection, room: str, through: int) -> bool:
     bounds = {"room": room, "through": min(through, _END), "events": TRIM_EVENTS}
-    return _let_go(connection, dict(_ends(_one(connection, _FORGOTTEN, bounds))))
+    with _transaction(connection):
+        return _let_go(connection, dict(_ends(_one(connection, _FORGOTTEN, bounds))))
 
 
 def _let_go(connection: sqlite3.Connection, ends: dict[int, int]) -> bool:
     """Of the events of some rooms, by their ids, up to some offsets. False: there are none."""
     if ends:
-        connection.execute(_TRIM_EVENTS, [_text(list(ends.items()))])
-        connection.execute(_TRIM_ROOMS, [_text(list(ends.items()))])
+        sent = [_text(list(ends.items()))]
+        for room, end in ends.items():
+            connection.execute(_TRIM_KEYS, {"room": room, "end": end})
+        connection.execute(_TRIM_SEGMENTS, sent)
+        connection.execute(_TRIM_ROOMS, sent)
+        for room, first, events in connection.execute(_DIVIDED, sent).fetchall():
+            start = ends[room] + 1
+            connection.execute(_SHORTEN, [start, _text(_events(events)[start - first :]), room, first])
     return bool(ends)
