@@ -11,17 +11,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatserver.errors import StorageFull, StorageUnavailable
 from chatserver.store import Entry, Record, Stamp, StoreError, sqlite
-from chatserver.store.sqlite import MIGRATIONS, ROWS, SEGMENT_EVENTS, SQLite
+from chatserver.store.sqlite import MIGRATIONS, OFFSET_BITS, ROWS, SEGMENT_EVENTS, SQLite
 from chatserver.testing import check_at_random
 from tests.fakes import PATIENT
 
@@ -125,9 +126,9 @@ async def test_what_is_let_go_of_is_found_without_looking_at_the_rest_of_its_roo
                 )
             )
     assert "SEARCH keys USING PRIMARY KEY (room=? AND user=? AND key=?)" in keys
-    assert "SEARCH segments USING PRIMARY KEY (room=? AND first<?)" in keys
-    assert "SEARCH segments USING PRIMARY KEY (room=? AND first=?)" in segments
-    assert "SEARCH segments USING PRIMARY KEY (room=? AND first<?)" in segments
+    assert "SEARCH segments USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in keys
+    assert "SEARCH segments USING INTEGER PRIMARY KEY (rowid=?)" in segments
+    assert "SEARCH segments USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in segments
 
 
 async def test_closing_leaves_one_file_and_lets_go_of_it(path: Path) -> None:
@@ -223,6 +224,31 @@ async def test_what_the_first_version_kept_is_kept_and_goes_on(old: Path) -> Non
         assert await store.read("room", limit=10) == [*kept, Record(4, new.time, "message", "bob", "{}", None, "[1]")]
 
 
+async def test_what_older_versions_kept_is_kept_to_the_letter(path: Path) -> None:
+    texts = [
+        '{ "b" : 1.50 ,\n\t"a":[ ] } ',
+        r'{"a":"\ud83d\ude00 \u0001 \" \\ \/"}',
+        '"\U0001f600 \u2028 \x7f \uffff"',
+        "1e400",
+        '"x"' * 9999,
+    ]
+    with other(path) as connection:
+        for script in MIGRATIONS[:2]:
+            connection.executescript(script)
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("INSERT INTO meta VALUES ('0123456789abcdef')")
+        connection.execute("INSERT INTO rooms VALUES (1, 'room', ?, 0, 7)", [len(texts)])
+        for offset, text in enumerate(texts, 1):
+            row = [1, offset, 7, "message", text, text, f"{text[:9]}{offset}", text]
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    async with opened(path) as store:
+        kept = await store.read("room", limit=9)
+        assert [(record.user, record.data, record.meta) for record in kept] == [(text, text, text) for text in texts]
+        for record in kept:
+            again = await store.append([Entry("room", record.user, "1", key=record.key)])
+            assert again == [Stamp(record.offset, 7, new=False)]
+
+
 async def test_a_file_of_the_first_version_that_is_opened_twice_at_once_is_brought_up_to_date_once(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +290,12 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
     assert ask(path, "SELECT count(*) FROM sqlite_schema WHERE name = 'pins'") == 0
     async with opened(path) as store:
         assert len(await store.read("room", limit=10)) == 3
+
+
+async def test_a_migration_that_lacks_its_end_is_not_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unfinished = "CREATE TRIGGER pin AFTER INSERT ON rooms BEGIN SELECT 1"
+    monkeypatch.setattr(sqlite, "MIGRATIONS", (*MIGRATIONS, unfinished))
+    assert "incomplete" in await refusal(path)
 
 
 async def test_a_newer_schema_is_refused(path: Path) -> None:
@@ -418,7 +450,7 @@ async def test_what_the_last_statement_of_an_append_fails_to_add_takes_the_other
         with other(path) as connection:
             [trigger] = connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger'").fetchone()
             connection.execute("DROP TRIGGER segments_follow")
-            connection.execute("INSERT INTO segments SELECT max(id), 2, 2, 0, '[]' FROM rooms")
+            connection.execute("INSERT INTO segments SELECT (max(id) << 38) + 2, 2, 0, '[]' FROM rooms")
             connection.execute(trigger)
         with pytest.raises(StorageUnavailable):
             await store.append(said)
@@ -444,9 +476,19 @@ async def test_an_append_to_rooms_whose_ends_are_at_hand_is_one_statement(path: 
 async def test_a_segment_follows_the_log_whoever_adds_it(path: Path, first: int, sooner: int) -> None:
     async with opened(path) as store:
         last = (await store.append(entries(3)))[-1]
+        segment = [(1 << OFFSET_BITS) + first, first, last.time - sooner]
         with other(path) as connection, pytest.raises(sqlite3.IntegrityError, match="the log ends elsewhere"):
-            connection.execute("INSERT INTO segments VALUES (1, ?, ?, ?, '[]')", [first, first, last.time - sooner])
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, '[]')", segment)
         assert await store.top(["room"]) == {"room": 3}
+
+
+@pytest.mark.parametrize("count", [0, SEGMENT_EVENTS + 1])
+async def test_a_segment_with_more_events_than_readers_expect_or_none_is_refused(path: Path, count: int) -> None:
+    async with opened(path) as store:
+        await store.append(entries(3))
+        segment = [(1 << OFFSET_BITS) + 4, 3 + count, 1 << 60]
+        with other(path) as connection, pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, '[]')", segment)
 
 
 async def test_a_segment_has_no_more_than_its_number_of_events(path: Path) -> None:
@@ -488,6 +530,22 @@ async def test_of_a_segment_that_is_let_go_of_in_part_the_rest_is_kept(path: Pat
         assert [(stamp.offset, stamp.new) for stamp in again] == [(11, True), (5, False)]
 
 
+async def test_an_append_that_may_have_been_stored_is_not_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store_and_fail(connection: sqlite3.Connection, segments: Sequence[sqlite._Segment]) -> None:
+        monkeypatch.undo()
+        sqlite._add_segments(connection, segments)
+        raise sqlite3.OperationalError
+
+    async with opened(path) as store:
+        await store.append(entries(1))
+        monkeypatch.setattr(sqlite, "_add_segments", store_and_fail)
+        with pytest.raises(StorageUnavailable):
+            await store.append(entries(1))
+        assert await store.top(["room"]) == {"room": 2}
+
+
 async def test_an_append_goes_behind_what_another_appended_though_nothing_of_it_is_kept(path: Path) -> None:
     async with opened(path) as one, opened(path) as two:
         await one.append(entries(1))
@@ -504,6 +562,39 @@ async def test_what_was_not_added_leaves_no_hole(path: Path) -> None:
             with pytest.raises(UnicodeEncodeError):
                 await store.append([*entries(count), Entry("room", "user", "\ud800")])
         assert [stamp.offset for stamp in await store.append(entries(2))] == [2, 3]
+
+
+@pytest.mark.parametrize("field", ["user", "data", "kind"])
+async def test_what_could_not_be_read_again_is_not_stored(path: Path, field: str) -> None:
+    async with opened(path) as store:
+        for _ in range(2):  # in a new room, and in one whose end is at hand
+            wrong = msgspec.structs.replace(Entry("room", "user", "1"), **{field: None})
+            with pytest.raises(msgspec.ValidationError):
+                await store.append([*entries(2), wrong])
+            top = await store.top(["room"])
+            assert (await store.append(entries(1)))[0].offset == top["room"] + 1
+
+
+async def test_of_a_batch_all_goes_behind_what_another_appended_to_one_of_its_rooms(path: Path) -> None:
+    batch = [*entries(2), *entries(2, room="other"), *entries(1)]
+    async with opened(path) as one, opened(path) as two:
+        await one.append(batch)
+        await two.append(entries(1, room="other"))
+        assert [stamp.offset for stamp in await one.append(batch)] == [4, 5, 4, 5, 6]
+        assert [record.offset for record in await two.read("room", limit=9)] == list(range(1, 7))
+        assert [record.offset for record in await two.read("other", limit=9)] == list(range(1, 6))
+
+
+@pytest.mark.parametrize("limit", [10, 1 << 50, 1 << 70])
+async def test_a_page_of_any_size_has_nothing_of_other_rooms(path: Path, limit: int) -> None:
+    async with opened(path) as store:
+        for room in ("one", "room", "two"):
+            await store.append(entries(3, room=room, data=f'"{room}"'))
+        for bounds in ({"after": 1}, {"before": 3}):
+            records = await store.read("room", limit=limit, **bounds)
+            assert [(record.offset, record.data) for record in records] == [
+                (offset, '"room"') for offset in ((2, 3) if "after" in bounds else (1, 2))
+            ]
 
 
 async def test_ends_that_are_not_kept_at_hand_are_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,6 +622,18 @@ async def test_events_that_are_let_go_are_not_in_the_file(path: Path) -> None:
         while await store.trim(before=0, keep=7):
             pass
         assert ask(path, EVENTS) == 7
+
+
+async def test_a_room_that_always_has_too_many_does_not_keep_others_from_being_trimmed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "TRIM_ROOMS", 1)
+    async with opened(path) as store:
+        await store.append([*entries(3, room="busy"), *entries(9, room="quiet")])
+        for _ in range(3):
+            await store.trim(before=0, keep=1)
+            await store.append(entries(2, room="busy"))
+        assert len(await store.read("quiet", limit=9)) == 1
 
 
 async def test_trimming_goes_in_steps(path: Path) -> None:
