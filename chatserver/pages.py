@@ -1,6 +1,7 @@
 """Bytes that many sockets share, instead of a copy for each."""
 
 import fcntl
+import mmap
 import os
 from collections.abc import Sequence
 from typing import Final
@@ -80,7 +81,7 @@ class Pages:
             os.ftruncate(self.file, 0)
             self._end = 0
         place = self._end
-        self._end += len(data)
+        self._end += -(-len(data) // mmap.PAGESIZE) * mmap.PAGESIZE  # a socket refers to pages: to as few as it can be
         if os.pwrite(self.file, data, place) < len(data):
             raise OSError("no more memory")
         return place

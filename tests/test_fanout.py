@@ -5,24 +5,33 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from unittest import mock
 
 import pytest
 
+from chatserver import fanout
 from chatserver.fanout import MANY, SHARED_BYTES, SPLICED_BYTES, prepare, write_all, write_each
+from chatserver.pages import Pages
 from chatserver.uring import Ring
 from tests.sockets import Pair, connected, fill, read
 
-WAYS = {"copied": (), "at once": ("MANY",), "shared": ("MANY", "SHARED_BYTES", "SPLICED_BYTES")}
+SHARED = {"MANY": 1, "SHARED_BYTES": 1, "SPLICED_BYTES": 1}
+WAYS = {"copied": {}, "at once": {"MANY": 1}, "shared": SHARED, "shared by two": {**SHARED, "SHARERS": 2}}
+
+
+@contextlib.contextmanager
+def patched(values: Mapping[str, int]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name, value in values.items():
+            stack.enter_context(mock.patch(f"chatserver.fanout.{name}", value))
+        yield
 
 
 @pytest.fixture(params=WAYS, autouse=True)
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """How sockets are written to: one by one, in one system call, or so that they share what is written."""
-    with contextlib.ExitStack() as stack:
-        for name in WAYS[request.param]:
-            stack.enter_context(mock.patch(f"chatserver.fanout.{name}", 1))
+    """How sockets are written to: one by one, in one system call, or so that all or some share what is written."""
+    with patched(WAYS[request.param]):
         with connected(socket.socketpair, 1) as [(ours, _)]:
             write_all([ours.fileno()], b"opens what it needs, or that might take the number of what a test has closed")
         yield
@@ -58,6 +67,13 @@ def test_many_get_what_is_big_enough_to_be_shared(pairs: list[Pair]) -> None:
     for _, theirs in pairs:
         expected = shared * 4 + (spliced + b"tail") * 4
         assert read(theirs, len(expected)) == expected
+
+
+def test_where_the_memory_to_share_runs_out_the_rest_gets_copies(pairs: list[Pair]) -> None:
+    places = [fanout._PAGES.put(b"hello"), None, None]
+    with patched(WAYS["shared by two"]), mock.patch.object(Pages, "put", side_effect=places):
+        assert write_all(descriptors(pairs), b"hello") == [5] * 5
+    assert [theirs.recv(100) for _, theirs in pairs] == [b"hello"] * 5
 
 
 def test_one_system_call_for_all_is_prepared_before_it_is_needed() -> None:

@@ -1,5 +1,6 @@
 """Bytes that many sockets share."""
 
+import mmap
 import os
 import socket
 from collections.abc import Iterator
@@ -38,6 +39,11 @@ def test_what_is_under_way_stays_as_it_is_whatever_is_put_later(pages: Pages, pa
             assert os.sendfile(ours.fileno(), pages.file, place, len(piece)) == len(piece)
             assert os.fstat(pages.file).st_size <= 40_000
     assert read(theirs, 100_000) == b"".join(pieces)
+
+
+def test_what_is_put_takes_as_few_pages_as_it_can(pages: Pages) -> None:
+    sizes = [1, mmap.PAGESIZE, mmap.PAGESIZE + 1, 5]
+    assert [put(pages, b"x" * size) for size in sizes] == [number * mmap.PAGESIZE for number in (0, 1, 2, 4)]
 
 
 def test_what_follows_stands_behind_it(pages: Pages, pair: Pair) -> None:
