@@ -25,6 +25,9 @@ BATCH_CHARACTERS: Final = 1 << 20
 STORE_SECONDS: Final = 4.0
 """Who publishes hears within five seconds what became of it."""
 
+DELIVERED_SECONDS: Final = 1.0
+"""For a store to answer, before what it has is told whatever way it is heard of."""
+
 GATHERING_TURNS: Final = 3
 """Of the event loop, between two batches: in the first the one is written to those who listen, by the third is read
 what they answered. Without them batches come to take turns, each with half of what is there, and each message is
@@ -125,6 +128,12 @@ class Journal:
             async with asyncio.timeout(STORE_SECONDS + _LOOK_SECONDS):
                 while not self._idle.is_set():  # something may come before it is this one's turn
                     await self._idle.wait()
+
+    async def delivered(self) -> None:
+        """Returns when what the store was given before has been delivered, or `DELIVERED_SECONDS` later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DELIVERED_SECONDS), self._writing:
+                return
 
     async def run(self) -> None:
         """Stores what is taken, until it is cancelled."""

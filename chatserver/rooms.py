@@ -258,7 +258,9 @@ class Rooms:
             self._let_go(time.monotonic() - IDLE_SECONDS)
             try:
                 for names in _chunks(list(self._rooms)):
-                    for name, top in (await self.store.top(names)).items():
+                    tops = await self.store.top(names)
+                    await self._journal.delivered()  # what is ours is told in order with the answers to its senders
+                    for name, top in tops.items():
                         self.heard(name, top)
             except ChatError as error:
                 report(logger, logging.WARNING, "not compared", problem=str(error))

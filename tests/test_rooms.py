@@ -280,6 +280,24 @@ async def test_two_processes_see_each_others_messages_within_a_comparison(
     assert here.heard == there.heard == ["1", "2", "3"]
 
 
+async def test_what_a_process_has_stored_itself_is_not_told_by_the_comparison(
+    node: Node, clock: Clock, store: Puppet
+) -> None:
+    """Or those who said it would hear of it before they hear what came before."""
+    member = await node.enter()
+    gate = store.shut("append done")
+    saying = asyncio.create_task(node.say("1"))
+    await clock.push(COMPARISON)
+    heard, compared = member.heard, store.count["top done"] > 1
+    gate.set()
+    await saying
+    await clock.push(COMPARISON)
+    assert compared
+    assert heard == []
+    assert member.heard == ["1"]
+    assert store.count["read"] == 0
+
+
 async def test_a_ring_is_faster_than_the_comparison(node: Node, other: Node, clock: Clock) -> None:
     member = await other.enter()
     await node.say("1")
