@@ -140,7 +140,7 @@ _ADD_KEYS: Final = """
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)
 """
 _FIRST: Final = (1 << OFFSET_BITS) - 1
-"""Where in a place the offset is."""
+"""The bits of a place that are the offset."""
 
 
 def _with_layout(statement: str, **parts: str) -> str:
