@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
-from weakref import ref
+from typing import Final
 
 from chatserver.client import Client
 from chatserver.errors import Disconnect, TooManyMessages
 
-K = TypeVar("K")
+KEPT: Final = 1000
+"""So many buckets are kept without a look at which of them are full."""
 
 REFUSALS: Final = 100.0
 """So many at once are borne even where the limit is one message in a while."""
@@ -16,35 +16,44 @@ REFUSALS: Final = 100.0
 _ROUNDING: Final = 1e-9
 
 
-class Bucket(Generic[K]):
-    """Token buckets, one for each client, or whatever else has some; forgotten with it.
+class Bucket:
+    """Token buckets, one for each owner, by its name. They are full at first.
 
-    Each is kept as the moment when it would be full again (the "generic cell rate algorithm", ITU-T I.371).
+    Each is kept as the moment when it would be full again (the "generic cell rate algorithm", ITU-T I.371), and
+    forgotten some time after that.
     """
 
     def __init__(self, per_second: float, size: float) -> None:
         self._cost = 1 / per_second
         self._capacity = size * self._cost
-        self._full_at: dict[ref[K], list[float]] = {}
+        self._full_at: dict[str, float] = {}
+        self._most = KEPT
 
-    def take(self, owner: K, now: float) -> float:
+    def take(self, owner: str, now: float) -> float:
         """Takes a token and returns 0, or else takes none and returns the seconds until there is one."""
-        kept = self._full_at.get(ref(owner)) or self._keep(owner)
-        full_at = (kept[0] if kept[0] > now else now) + self._cost
+        full_at = self._full_at.get(owner)
+        if full_at is None:
+            self._forget_full(now)
+            full_at = now
+        elif full_at < now:
+            full_at = now
+        full_at += self._cost
         wait = full_at - now - self._capacity
         if wait > _ROUNDING:
             return wait
-        kept[0] = full_at
+        self._full_at[owner] = full_at
         return 0.0
 
-    def empty(self, owner: K, now: float) -> None:
+    def empty(self, owner: str, now: float) -> None:
         """Takes all tokens that are there."""
-        kept = self._full_at.get(ref(owner)) or self._keep(owner)
-        kept[0] = now + self._capacity
+        self._full_at[owner] = now + self._capacity
 
-    def _keep(self, owner: K) -> list[float]:
-        kept = self._full_at[ref(owner, self._full_at.pop)] = [0.0]
-        return kept
+    def _forget_full(self, now: float) -> None:
+        """Forgets those that are full, if there are many by now."""
+        if len(self._full_at) < self._most:
+            return
+        self._full_at = {owner: full_at for owner, full_at in self._full_at.items() if full_at > now}
+        self._most = max(KEPT, 2 * len(self._full_at))
 
 
 class Limit:
@@ -56,15 +65,15 @@ class Limit:
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._allowed: Bucket[Client] = Bucket(per_second, max(1.0, per_second))
-        self._refusals: Bucket[Client] = Bucket(per_second, max(REFUSALS, per_second))
+        self._allowed = Bucket(per_second, max(1.0, per_second))
+        self._refusals = Bucket(per_second, max(REFUSALS, per_second))
 
     def spend(self, client: Client, flood: Callable[[], Disconnect]) -> None:
         """Raises `TooManyMessages` when nothing is left, and `flood()` for a flood."""
         now = self._clock()
-        wait = self._allowed.take(client, now)
+        wait = self._allowed.take(client.id, now)
         if not wait:
             return
-        if self._refusals.take(client, now):
+        if self._refusals.take(client.id, now):
             raise flood()
         raise TooManyMessages(wait)

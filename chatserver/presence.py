@@ -56,7 +56,7 @@ class Presence:
         """`room_limit`: in a room of more members nobody is named; 0 is no limit."""
         self._room_limit = room_limit or sys.maxsize
         self._rooms: WeakKeyDictionary[Room, _Told] = WeakKeyDictionary()
-        self._single: Bucket[Room] = Bucket(BURST, BURST)
+        self._single = Bucket(BURST, BURST)
 
     async def joined(self, client: Client, room: Room) -> None:
         """`client` has come; it hears it, too."""
@@ -89,7 +89,7 @@ class Presence:
         if not told.waiting:
             loop = asyncio.get_running_loop()
             crowded = len(room.members) > self._room_limit
-            if not crowded and not self._single.take(room, loop.time()):
+            if not crowded and not self._single.take(room.name, loop.time()):
                 room.broadcast(change)
                 return
             told.timer = loop.call_later(CROWD_SECONDS if crowded else MERGE_SECONDS, self._tell, room, told)
@@ -98,7 +98,7 @@ class Presence:
     def _tell(self, room: Room, told: _Told) -> None:
         changes = tuple(told.waiting)
         told.forget()
-        self._single.empty(room, asyncio.get_running_loop().time())  # a burst that goes on stays merged
+        self._single.empty(room.name, asyncio.get_running_loop().time())  # a burst that goes on stays merged
         members = len(room.members)
         room.broadcast(Changes(changes, room.name, members if members > self._room_limit else 0))
 

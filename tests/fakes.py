@@ -79,6 +79,7 @@ def make_client(
     transport: FakeTransport | None = None,
     codec: Codec | None = None,
     *,
+    id: str = "",
     user: str = "alice",
     queue_bytes: int = 1 << 20,
     wake: Callable[[Client], None] = lambda client: None,
@@ -87,7 +88,7 @@ def make_client(
     return Client(
         transport or FakeTransport(),
         codec or Simple(),
-        id=f"id-{user}",
+        id=id or f"id-{user}",
         user=user,
         address="127.0.0.1",
         queue_bytes=queue_bytes,

@@ -169,7 +169,7 @@ async def test_each_client_has_a_bucket_of_its_own(alice: Client) -> None:
 
 
 async def test_clients_of_the_same_name_are_still_two(alice: Client) -> None:
-    room, namesake = Room(1), make_client(user="alice")
+    room, namesake = Room(1), make_client(id="another", user="alice")
     assert await room.passes(alice)
     assert await room.passes(namesake)
 

@@ -123,9 +123,9 @@ async def test_without_the_feature_nobody_is_announced() -> None:
 class Lobby(Room):
     """A room that writes down what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         pool = Pool(queue_bytes=1, heartbeat_seconds=0, write_seconds=0, plugin_seconds=0)
-        super().__init__(Channels().find("lobby"), pool, Memory())
+        super().__init__(Channels().find(name), pool, Memory())
         self.events: list[Event] = []
 
     def broadcast(self, event: Event) -> None:
@@ -148,9 +148,9 @@ def _short(event: Event) -> str:
 class Doorman:
     """Lets clients into a room, and out of it."""
 
-    def __init__(self, limit: int = 0) -> None:
+    def __init__(self, limit: int = 0, room: str = "lobby") -> None:
         self.presence = Presence(limit)
-        self.room = Lobby()
+        self.room = Lobby(room)
         self.clients: dict[str, Client] = {}
 
     async def come(self, *users: str, info: Info | None = None) -> None:
@@ -230,7 +230,7 @@ async def test_when_a_burst_is_over_who_comes_is_told_at_once_again(clock: Clock
 
 
 async def test_rooms_have_bursts_of_their_own(clock: Clock) -> None:
-    door, other = Doorman(), Doorman()
+    door, other = Doorman(), Doorman(room="kitchen")
     other.presence = door.presence
     await door.come(*people(2 * BURST))
     await other.come("ann")
