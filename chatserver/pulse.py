@@ -56,10 +56,10 @@ class Pulse:
         """Returns those whose connection is over."""
         over = []
         stuck, self._stuck = self._stuck, {}
-        for client in list(self._clients):
+        for client in [one for one in self._clients if one.ending or one.parked or one.transport.lost]:  # hardly any
             if client.ending or client.transport.lost:
                 over.append(client)
-            elif client.parked and self._write_seconds:
+            elif self._write_seconds:
                 buffered, since = stuck.get(client, (0, now))
                 if client.transport.buffered != buffered or late:
                     buffered, since = client.transport.buffered, now
@@ -77,9 +77,8 @@ class Pulse:
 
     async def _beat(self, count: int, late: bool) -> None:
         suspects = []
-        for client in list(self._clients):
-            if hash(client) % self._ticks != count:
-                continue
+        ticks = self._ticks
+        for client in [one for one in self._clients if hash(one) % ticks == count]:
             heard = client.transport.heard()
             if client.parked:
                 continue  # no ping gets through: the write deadline judges

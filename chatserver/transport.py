@@ -257,15 +257,18 @@ class WebSocketTransport(asyncio.Protocol):
         try:
             text = self._parser.whole(data)
             if text is not None:
-                if not take(text):
-                    self._left = text
-                return self._left is None
+                if take(text):
+                    return True
+                self._left = text
+                return False
             self._parser.feed(data)
             for _ in range(FRAMES_PER_TURN):
                 item = self._parser.next()
                 if item is None:
                     return True
-                if isinstance(item, Other) or not take(item):
+                if isinstance(item, Other):
+                    self._take(item)
+                elif not take(item):
                     self._left = item
                     return False
         except Exception as error:

@@ -215,6 +215,26 @@ async def test_what_is_not_taken_is_received_before_what_comes_after_it(connect:
     assert taker.taken == ["1"]
 
 
+async def test_what_brings_no_message_is_nothing_to_wake_the_reader_for(connect: Connect) -> None:
+    _, end = await connect()
+    taker = Taker(end)
+    answers: list[bytes] = []
+    end.answer = answers.append
+    reader = await reading(end)
+    waiter = end._waiter
+    assert waiter
+    end.data_received(raw.frame(raw.PING, b"hi"))
+    end.data_received(raw.frame(raw.PONG) + raw.frame(raw.TEXT, b"1", fin=False))
+    end.data_received(raw.frame(raw.CONTINUATION, b"2"))
+    assert answers == [frames.pong(b"hi")]
+    assert taker.taken == ["12"]
+    assert not waiter.done()
+    for _ in range(4):  # more than a second allows
+        end.data_received(raw.frame(raw.PONG) * FRAMES_PER_TURN)
+    with pytest.raises(PolicyViolation, match="too many control frames"):
+        await reader
+
+
 async def test_what_taking_raises_is_raised_to_whoever_receives(connect: Connect) -> None:
     _, end = await connect()
     taker = Taker(end)
