@@ -29,7 +29,6 @@ class Audience:
         """How many they are."""
         return sum(feed.followers for feed in self._feeds.values())
 
-    @property
     def crowded(self) -> bool:
         """More waits for a flush than one flush takes."""
         for feed in self._feeds.values():  # noqa: SIM110 - `any` would take three times as long, for each message
@@ -79,7 +78,8 @@ class Audience:
             if feed.followers:
                 if feed.codec is not encoded_by:
                     encoded_by = feed.codec
-                    pieces = list(filter(None, map(encoded_by.encode, events)))
+                    encode = encoded_by.encode
+                    pieces = [piece for event in events if (piece := encode(event))]
                 if pieces:
                     heard.append((feed, pieces))
         for feed, pieces in heard:  # if a codec failed, nobody has heard anything

@@ -23,7 +23,7 @@ from chatserver.store import StoreError
 from chatserver.tokens import Verifier
 from chatserver.transport import WebSocketTransport
 from chatserver.turnstile import ENDS_PER_TURN, Turnstile
-from chatserver.unstored import Unstored
+from chatserver.unstored import Answer, Unstored
 from chatserver.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Door:
                 self._unstored[client] = found
         return found
 
-    def publish(self, command: Command, client: Client, unstored: Unstored) -> None:
+    def publish(self, command: Command, client: Client, unstored: Unstored, answer: Answer) -> None:
         """What `handler` does if the door is `immediate`, and if neither the room nor `unstored` has to be waited for.
 
         Raises `ChatError` and `Disconnect`.
@@ -125,7 +125,7 @@ class Door:
         assert self.immediate  # or else a middleware would be passed over
         for check in self._checks:
             check(command, client)
-        self.rooms.publish(command, client, unstored.add())
+        self.rooms.publish(command, client, unstored.add(answer))
 
     async def settle(self, client: Client) -> None:
         """Waits until it is known of each message of `client` what became of it."""
@@ -186,7 +186,7 @@ class Door:
         await self.rooms.ready(command.room)
         unstored = self.unstored(client)
         await unstored.ready()
-        self.rooms.publish(command, client, unstored.add())
+        self.rooms.publish(command, client, unstored.add(unstored.answer))
         return None
 
 

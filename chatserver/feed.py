@@ -136,10 +136,10 @@ class Feed:
         """
         if client not in self._level or not self.pending_bytes:
             return False
-        _, answers = self._answers.get(client, _NO_ANSWERS)
-        if len(answers) >= ANSWERS:
+        before = self._answers.get(client)
+        if before and len(before[1]) >= ANSWERS:
             return False
-        self._answers[client] = self._base + len(self._pieces), (*answers, piece)
+        self._answers[client] = self._base + len(self._pieces), (*before[1], piece) if before else (piece,)
         client.delivered += 1
         return True
 
@@ -239,8 +239,13 @@ class Feed:
     def _take_answers(self, group: _Group) -> Mapping[Client, bytes]:
         """Those of `group` with whom what is written now brings the last piece that comes before their answers."""
         places, flushed = group.places, self._flushed
-        due = [client for client, (place, _) in self._answers.items() if place <= flushed and client in places]
-        return {client: client.codec.join(self._answers.pop(client)[1]) for client in due}
+        told: dict[Client, bytes] = {}
+        for client, (place, answers) in self._answers.items():
+            if place <= flushed and client in places:
+                told[client] = client.codec.join(answers)
+        for client in told:
+            del self._answers[client]
+        return told
 
     @property
     def _end(self) -> int:

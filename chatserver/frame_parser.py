@@ -89,15 +89,17 @@ class FrameParser:
         size = len(data)
         if size < 6 or data[0] != _TEXT_WHOLE or self._data or self._over or self._parts is not None:
             return None
-        start, length = 6, data[1] - _MASKED
-        if length >= _MEDIUM:
-            if length > _MEDIUM:
-                return None
-            start, length = 8, data[2] << 8 | data[3]
-        if start + length != size or (length > self._most and self._most):
+        length = data[1] - _MASKED
+        if length < _MEDIUM:
+            key, payload = data[2:6], bytearray(data[6:])
+        elif length == _MEDIUM and size >= 8:
+            length = data[2] << 8 | data[3]
+            key, payload = data[4:8], bytearray(data[8:])
+        else:
             return None
-        payload = bytearray(data[start:])
-        self._unmask(data[start - 4 : start], payload)
+        if len(payload) != length or (length > self._most and self._most):
+            return None
+        self._unmask(key, payload)
         try:
             return payload.decode()
         except UnicodeDecodeError:

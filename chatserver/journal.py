@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import logging
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import accumulate, islice
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, islice, repeat, takewhile
 from typing import Final, TypeAlias
 
 import msgspec
@@ -69,15 +68,6 @@ class Waiting(msgspec.Struct, eq=False):
     divides: bool = False
     """It is answered before what comes after it is delivered."""
 
-    def answer(self, answer: Stamp | Exception) -> None:
-        if self.done:
-            return
-        self.done = True
-        try:
-            self.answered(answer)
-        except Exception as fault:  # of one sender; the others of the batch are answered
-            report(logger, logging.ERROR, "delivery failed", room=self.entry.room, exc_info=fault)
-
 
 Deliver: TypeAlias = Callable[[Sequence[Waiting], Sequence[Stamp]], None]
 
@@ -92,7 +82,7 @@ class Journal:
         """`deliver(batch, stamps)` is called with what was stored together; it must not wait."""
         self._store = store
         self._deliver = deliver
-        self._queue: deque[Waiting] = deque()
+        self._queue: list[Waiting] = []
         self._batch: list[Waiting] = []
         self._divided = False
         self._writing = asyncio.Lock()
@@ -164,9 +154,11 @@ class Journal:
             self._batch = []
 
     def _take(self) -> list[Waiting]:
-        sizes = [len(waiting.entry.data) for waiting in islice(self._queue, BATCH_ENTRIES)]
+        sizes = [len(waiting.entry.data) for waiting in self._queue[:BATCH_ENTRIES]]
         count = bisect_left([*accumulate(sizes)], BATCH_CHARACTERS) + 1  # with the one that makes it so much
-        return [self._queue.popleft() for _ in sizes[:count]]
+        taken = self._queue[: min(count, BATCH_ENTRIES)]
+        del self._queue[: len(taken)]
+        return taken
 
     async def _store_batch(self, batch: Sequence[Waiting]) -> None:
         try:
@@ -177,8 +169,7 @@ class Journal:
             for part in self._parts(batch):
                 told = list(islice(left, len(part)))
                 self._deliver(part, told)
-                for waiting, stamp in zip(part, told, strict=True):
-                    waiting.answer(stamp)
+                _answer(part, told)
         except ChatError as error:
             report(logger, logging.ERROR, "not stored", problem=_cause(error), messages=len(batch))
             _fail(batch, error)
@@ -217,11 +208,10 @@ class Journal:
 
     def _expire(self, due: float) -> None:
         """What waits too long is answered: in the queue it can be taken back, in the store's hands nobody knows."""
-        for waiting in self._batch:
-            if waiting.since <= due:
-                waiting.answer(StorageUnsure())
-        while self._queue and self._queue[0].since <= due:
-            self._queue.popleft().answer(StorageUnavailable())
+        _fail([waiting for waiting in self._batch if waiting.since <= due], StorageUnsure())
+        late = list(takewhile(lambda waiting: waiting.since <= due, self._queue))
+        del self._queue[: len(late)]
+        _fail(late, StorageUnavailable())
 
 
 async def _gather() -> None:
@@ -229,9 +219,19 @@ async def _gather() -> None:
         await asyncio.sleep(0)
 
 
+def _answer(batch: Sequence[Waiting], answers: Iterable[Stamp | Exception]) -> None:
+    for waiting, answer in zip(batch, answers, strict=False):
+        if waiting.done:
+            continue
+        waiting.done = True
+        try:
+            waiting.answered(answer)
+        except Exception as fault:  # of one sender; the others of the batch are answered
+            report(logger, logging.ERROR, "delivery failed", room=waiting.entry.room, exc_info=fault)
+
+
 def _fail(batch: Sequence[Waiting], error: Exception) -> None:
-    for waiting in batch:
-        waiting.answer(error)
+    _answer(batch, repeat(error))
 
 
 def _cause(error: Exception) -> str:

@@ -129,7 +129,7 @@ class Pool:
     async def settle(self, audience: Audience | None = None) -> None:
         """Waits while `audience` (None: everybody) is crowded: publishers slow down before memory grows."""
         audience = audience or self._everybody
-        while audience and audience.crowded:
+        while audience and audience.crowded():
             await self._flushed.wait()
 
     def wake(self, client: Client) -> None:

@@ -35,8 +35,10 @@ class Recent:
         kept = self._records
         kept.extend(records)
         self.top += len(records)
-        characters = self._characters + sum(len(record.data) for record in records)
-        while len(kept) > KEEP_EVENTS or characters > KEEP_CHARACTERS:
+        characters = self._characters + sum([len(record.data) for record in records])
+        spare = len(kept) - KEEP_EVENTS
+        while spare > 0 or characters > KEEP_CHARACTERS:
+            spare -= 1
             characters -= len(kept.popleft().data)
             self.complete = True
         self._characters = characters

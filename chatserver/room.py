@@ -84,15 +84,17 @@ class Room:
         records: list[Record] = []
         messages: list[Message] = []
         expected = self.offset + 1 if self._open else 0
+        name, positioned = self.name, self._positioned
         for record, said in stored:
-            if record.offset != expected:
-                self.heard(record.offset)
+            offset = record.offset
+            if offset != expected:
+                self.heard(offset)
                 continue
             expected += 1
             records.append(record)
             if said:
-                offset = record.offset if self._positioned else 0
-                messages.append(Message(record.user, said[0], self.name, record.data, offset, said[1]))
+                body, info = said
+                messages.append(Message(record.user, body, name, record.data, offset if positioned else 0, info))
             elif message := self._message(record):
                 messages.append(message)
         self._recent.extend(records)

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from chatserver.channels import Channel, Channels
@@ -226,7 +227,7 @@ class Rooms:
     async def ready(self, name: str) -> None:
         """Waits while the members of the room have more to take than one flush."""
         room = self._rooms.get(name)
-        if room and room.audience.crowded:
+        if room and room.audience.crowded():
             await self._pool.settle(room.audience)
 
     def heard(self, name: str, offset: int) -> None:
@@ -242,10 +243,12 @@ class Rooms:
         return position.offset
 
     def _deliver(self, batch: Sequence[Waiting], stamps: Sequence[Stamp]) -> None:
-        for name, run in groupby(zip(batch, stamps, strict=True), _room_of):
+        left = iter(stamps)
+        for name, run in groupby(batch, _room_of):
+            stored = list(zip(run, left, strict=False))  # `run` stands first: it ends before another stamp is taken
             room = self._rooms.get(name)
             if room:
-                room.receive(_new(run, room))
+                room.receive(_new(stored, room))
 
     async def _gone(self, client: Client) -> None:
         for room in self._of.pop(client, ()):
@@ -290,17 +293,18 @@ class Rooms:
         return False
 
 
-def _room_of(stored: tuple[Waiting, Stamp]) -> str:
-    return stored[0].entry.room
+_room_of = attrgetter("entry.room")
 
 
-def _new(run: Iterable[tuple[Waiting, Stamp]], room: Room) -> Iterator[tuple[Record, Said | None]]:
+def _new(stored: Iterable[tuple[Waiting, Stamp]], room: Room) -> list[tuple[Record, Said | None]]:
     """What wasn't in the log of `room` before, of what was stored; it is told of the rest."""
-    for waiting, stamp in run:
+    new: list[tuple[Record, Said | None]] = []
+    for waiting, stamp in stored:
         if stamp.new:
-            yield waiting.entry.at(stamp.offset, stamp.time), waiting.said
+            new.append((waiting.entry.at(stamp.offset, stamp.time), waiting.said))
         else:
             room.heard(stamp.offset)
+    return new
 
 
 def _chunks(names: list[str]) -> Iterable[list[str]]:

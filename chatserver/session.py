@@ -119,7 +119,8 @@ class Session:
             return False
         text = self.codec.text(frame)
         if text:
-            return self._publish_now(*text)
+            number, channel, body = text
+            return self._publish_now(number, channel, body)
         command = self.codec.command(frame)
         if command is None:
             return False
@@ -302,25 +303,24 @@ class Session:
         door, client = self.door, self.client
         unstored = door.unstored(client)
         room = door.rooms.get(name)
-        if room is None or room.audience.crowded or unstored.full:
+        if room is None or room.audience.crowded() or unstored.full():
             return False
         client.received += 1
         answer = partial(self._answer, id, _published, room)
-        unstored.begin(answer)
         try:
-            door.publish(self._said(room.channel, data), client, unstored)
+            door.publish(self._said(room.channel, data), client, unstored, answer)
         except ChatError as error:
             answer(error)
         return True
 
     def _said(self, channel: Channel, data: str | msgspec.Raw) -> Publish:
         """`data`: just a text, or a payload."""
-        channel.check_publish(self.client.info.user, member=channel.name in self.subscriptions.by_name)
-        most = self.door.config.max_body_bytes
+        name, most = channel.name, self.door.config.max_body_bytes
+        channel.check_publish(self.client.info.user, name in self.subscriptions.by_name)
         if not isinstance(data, str):
-            return said(channel.name, bytes(data), most)
+            return said(name, bytes(data), most)
         check_body(data, most)
-        return Publish(data, channel.name)
+        return Publish(data, name)
 
     def _answer(
         self, id: int, result: Callable[[Stamp | None], wire.Result], room: Room | None, outcome: Outcome

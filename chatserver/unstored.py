@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from chatserver.client import Client
 from chatserver.journal import Answered
@@ -21,7 +21,7 @@ class Unstored:
     Its commands are handled one at a time. `begin` says how the next message is to be answered.
     """
 
-    __slots__ = ("_answer", "_answered", "_client", "_divide", "_waiting", "taken")
+    __slots__ = ("_answered", "_client", "_divide", "_waiting", "answer", "taken")
 
     def __init__(self, client: Client, divide: Callable[[], None]) -> None:
         """`divide()`: what is on its way by now is answered before anything that comes after it is delivered."""
@@ -30,16 +30,16 @@ class Unstored:
         self._waiting: list[Answer | bytes] = []
         """How each of them is to be answered, and what is to be told in between."""
         self._answered: asyncio.Event | None = None
-        self._answer: Answer = _silent
+        self.answer: Answer = _silent
+        """How the next message is to be answered."""
         self.taken = False
         """A message was taken since `begin`, and is or will be answered."""
 
     def begin(self, answer: Answer) -> None:
         """What is taken from now on is answered so."""
-        self._answer = answer
+        self.answer = answer
         self.taken = False
 
-    @property
     def full(self) -> bool:
         """So many are on their way that the next has to wait."""
         return len(self._waiting) >= UNSTORED
@@ -52,10 +52,10 @@ class Unstored:
         """Waits until none is."""
         await self._fewer_than(1)
 
-    def add(self) -> Answered:
-        """One more; to be called when it is known what became of it."""
+    def add(self, answer: Answer) -> Answered:
+        """One more, which is to be answered so; what is returned is to be called when it is known what became of it."""
         self.taken = True
-        self._waiting.append(self._answer)
+        self._waiting.append(answer)
         return self._tell
 
     def tell(self, piece: bytes) -> None:
@@ -76,8 +76,7 @@ class Unstored:
     def _tell(self, outcome: Stamp | Exception) -> None:
         """Of the first of them: what becomes of them is known in their order."""
         waiting = self._waiting
-        answer = waiting.pop(0)
-        assert not isinstance(answer, bytes)
+        answer: Any = waiting.pop(0)  # no bytes: those are told with the answer before them
         if self._answered:
             self._answered.set()
         answer(outcome)

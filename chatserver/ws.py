@@ -214,13 +214,13 @@ class _Member:
         """
         client, door = self._client, self._door
         unstored = door.unstored(client)
-        if client.leaving or unstored.full or self._room.audience.crowded:
+        if client.leaving or unstored.full() or self._room.audience.crowded():
             return False
         assert isinstance(frame, str)
         command = self._understand(frame, unstored)
         if command:
             try:
-                door.publish(command, client, unstored)
+                door.publish(command, client, unstored, self._tell)
             except ChatError as error:
                 unstored.tell(self._refusal(error))
         return True
@@ -231,6 +231,7 @@ class _Member:
         command = self._understand(text, unstored)
         if not command:
             return
+        unstored.begin(self._tell)
         try:
             reply = await self._door.handler(command, self._client)
         except ChatError as error:
@@ -257,7 +258,6 @@ class _Member:
         except ChatError as error:
             unstored.tell(self._refusal(error))
             return None
-        unstored.begin(self._tell)
         return command
 
     def _tell(self, outcome: Stamp | Exception) -> None:

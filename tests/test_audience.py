@@ -60,7 +60,7 @@ def test_nobody_is_there_at_first_and_nobody_is_told(room: Room) -> None:
     room.audience.broadcast(Notice("a"))
     assert room.audience.size == 0
     assert not room.dirty
-    assert not room.audience.crowded
+    assert not room.audience.crowded()
 
 
 async def test_all_are_told_in_one_order_whatever_they_speak(room: Room) -> None:
@@ -105,12 +105,12 @@ async def test_it_is_crowded_while_more_waits_than_one_flush_takes(room: Room) -
     piece = client.codec.encode(Notice("x" * 1000))
     crowded = []
     for _ in range(WRITE_BYTES // len(piece) + 1):
-        crowded.append(room.audience.crowded)
+        crowded.append(room.audience.crowded())
         room.audience.broadcast(Notice("x" * 1000))
-    crowded.append(room.audience.crowded)
+    crowded.append(room.audience.crowded())
     assert crowded == [False] * (len(crowded) - 1) + [True]
     room.flush()
-    assert not room.audience.crowded
+    assert not room.audience.crowded()
 
 
 async def test_all_can_be_disconnected_wherever_they_stand_and_newcomers_stay(room: Room) -> None:

@@ -133,6 +133,8 @@ def test_a_whole_frame(length: int) -> None:
     [
         frame(TEXT, b"x" * 65536),
         b"\x81\xff" + frame(TEXT, b"x" * 125),  # as long as its header would be in short
+        b"\x81\xfe\0\0xx",  # empty, with a length in long, and half of its key
+        b"\x81\xfe\0\0xxx",
         frame(TEXT, b"x")[:-1],
         frame(TEXT, b"x") + b"\x81",
         frame(TEXT, b"x", fin=False),

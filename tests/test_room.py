@@ -349,7 +349,7 @@ async def test_a_repair_is_no_faster_than_the_members_take_it(lobby: Lobby) -> N
     for _ in range(len(bodies)):
         lobby.flush()
         await turns()
-        assert lobby.room.audience.crowded or lobby.room.offset == 5 + len(bodies)
+        assert lobby.room.audience.crowded() or lobby.room.offset == 5 + len(bodies)
     assert lobby.heard(transport) == bodies
 
 
@@ -905,7 +905,7 @@ def _append(lobby: Lobby, tell: Callable[[Record], None]) -> list[Callable[[], o
     appended: list[Record] = []
 
     def store() -> None:
-        log.append(entry(log.top + 1), 0)
+        log.append([entry(log.top + 1)], 0)
         appended.append(log.records[-1])
 
     return [store, lambda: tell(appended[0])]

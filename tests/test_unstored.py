@@ -39,7 +39,7 @@ def test_each_message_is_answered_as_it_was_said_that_it_should_be(client: Clien
     for name in "ab":
         unstored.begin(answers(client, name))
         assert not unstored.taken
-        answered.append(unstored.add())
+        answered.append(unstored.add(unstored.answer))
         assert unstored.taken
     answered[0](Stamp(7, 0))
     answered[1](StorageFull())
@@ -50,10 +50,9 @@ def test_each_message_is_answered_as_it_was_said_that_it_should_be(client: Clien
 def test_other_answers_wait_for_those_before_them(client: Client, transport: FakeTransport) -> None:
     unstored = Unstored(client, lambda: None)
     unstored.tell(piece("1"))
-    first = unstored.add()
+    first = unstored.add(answers(client, "2"))
     unstored.tell(piece("3"))
-    unstored.begin(lambda outcome: client.push(piece("4")))
-    second = unstored.add()
+    second = unstored.add(answers(client, "4"))
     unstored.tell(piece("5"))
     client.serve()
     assert told(transport) == ["1"]
@@ -61,7 +60,7 @@ def test_other_answers_wait_for_those_before_them(client: Client, transport: Fak
     second(Stamp(2, 0))
     unstored.tell(piece("6"))
     client.serve()
-    assert told(transport) == ["1", "3", "4", "5", "6"]
+    assert told(transport) == ["1", "2: 1", "3", "4: 2", "5", "6"]
 
 
 def test_what_is_told_in_between_divides_what_is_before_it_from_what_comes_after(client: Client) -> None:
@@ -69,16 +68,18 @@ def test_what_is_told_in_between_divides_what_is_before_it_from_what_comes_after
     unstored = Unstored(client, lambda: divides.append(1))
     unstored.tell(piece("1"))
     assert divides == []
-    unstored.add()
+    unstored.add(unstored.answer)
     unstored.tell(piece("2"))
     assert divides == [1]
 
 
 async def test_only_so_many_are_on_their_way(client: Client) -> None:
     unstored = Unstored(client, lambda: None)
-    answered = [unstored.add() for _ in range(UNSTORED - 1)]
+    answered = [unstored.add(unstored.answer) for _ in range(UNSTORED - 1)]
+    assert not unstored.full()
     await unstored.ready()
-    answered.append(unstored.add())
+    answered.append(unstored.add(unstored.answer))
+    assert unstored.full()
     ready, settled = asyncio.create_task(unstored.ready()), asyncio.create_task(unstored.settle())
     await turns()
     assert not ready.done()

@@ -4,7 +4,9 @@ import asyncio
 import secrets
 import time
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from chatserver.errors import Unrecoverable
@@ -29,20 +31,23 @@ class Log:
     def top(self) -> int:
         return self.trimmed + len(self.records)
 
-    def append(self, entry: Entry, now: int) -> Stamp:
-        if entry.key is not None:
-            known = self._keys.get((entry.user, entry.key))
-            if known:
-                return Stamp(known.offset, known.time, new=False)
-        if now < self._time:
-            now = self._time
-        self._time = now
-        offset = self.trimmed + len(self.records) + 1
-        record = entry.at(offset, now)
-        self.records.append(record)
-        if entry.key is not None:
-            self._keys[entry.user, entry.key] = record
-        return Stamp(offset, now)
+    def append(self, entries: Iterable[Entry], now: int) -> list[Stamp]:
+        self._time = now = max(now, self._time)
+        records, offset = self.records, self.top
+        stamps = []
+        for entry in entries:
+            if entry.key is not None:
+                known = self._keys.get((entry.user, entry.key))
+                if known:
+                    stamps.append(Stamp(known.offset, known.time, new=False))
+                    continue
+            offset += 1
+            record = entry.at(offset, now)
+            records.append(record)
+            if entry.key is not None:
+                self._keys[entry.user, entry.key] = record
+            stamps.append(Stamp(offset, now))
+        return stamps
 
     def trim(self, before: int, keep: int, limit: int) -> int:
         """Lets go of `limit` events at most. Returns of how many."""
@@ -77,10 +82,10 @@ class Memory:
 
     async def append(self, entries: Sequence[Entry]) -> list[Stamp]:
         now = time.time_ns() // 1_000_000
-        stamps = []
-        for entry in entries:
-            log = self._logs.get(entry.room) or self._logs.setdefault(entry.room, Log())
-            stamps.append(log.append(entry, now))
+        stamps: list[Stamp] = []
+        for room, run in groupby(entries, attrgetter("room")):
+            log = self._logs.get(room) or self._logs.setdefault(room, Log())
+            stamps += log.append(run, now)
         return stamps
 
     async def read(self, room: str, *, after: int | None = None, before: int | None = None, limit: int) -> list[Record]:
