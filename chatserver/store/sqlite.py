@@ -202,6 +202,8 @@ _TRIM_ROOMS: Final = """
 _Event: TypeAlias = tuple[str, str, str, str | None, str | None]
 """Kind, user, data, key, meta."""
 
+_EVENTS: Final = list[_Event]
+
 _Segment: TypeAlias = tuple[int, int, int, str]
 """Its place, last offset, time, events."""
 
@@ -211,7 +213,7 @@ _encode = msgspec.json.Encoder().encode
 _rooms = msgspec.json.Decoder(dict[str, Room]).decode
 _known = msgspec.json.Decoder(list[tuple[int, str, str, int, int]]).decode
 _segments = msgspec.json.Decoder(list[tuple[int, int, list[_Event]]]).decode
-_events = msgspec.json.Decoder(list[_Event]).decode
+_events = msgspec.json.Decoder(_EVENTS).decode
 _ends = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
@@ -475,9 +477,8 @@ def _divide_log(entries: Sequence[Entry], room: Room) -> Iterator[_Segment]:
     for start in range(0, len(entries), SEGMENT_EVENTS):
         some = entries[start : start + SEGMENT_EVENTS]
         events = [(entry.kind, entry.user, entry.data, entry.key, entry.meta) for entry in some]
-        text = _text(events)
-        _events(text)  # what couldn't be read again isn't stored
-        yield (room.id << OFFSET_BITS) + first + start, first + start + len(some) - 1, room.time, text
+        msgspec.convert(events, _EVENTS)  # raises for what couldn't be read again
+        yield (room.id << OFFSET_BITS) + first + start, first + start + len(some) - 1, room.time, _text(events)
 
 
 def _add_segments(connection: sqlite3.Connection, segments: Sequence[_Segment]) -> None:
