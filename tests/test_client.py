@@ -825,7 +825,7 @@ async def test_an_answer_waits_for_a_flush_that_brings_what_was_told_since_the_l
     other = make_client(codec=CODEC)
     for each in (other, client):
         each.follow(feed)
-    with mock.patch.multiple("chatserver.feed", FIRST_CLIENTS=1, FLUSH_CLIENTS=1):
+    with mock.patch.multiple("chatserver.feed", FIRST_CLIENTS=1, MOST_FIRST_CLIENTS=1, FLUSH_CLIENTS=1):
         publish(feed, "a")
         assert answer(feed, client, "one")
         feed.flush()

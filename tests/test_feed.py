@@ -125,7 +125,7 @@ def test_a_flush_stops_once_it_has_write_bytes(feed: Feed, sizes: list[int], wri
 @pytest.fixture
 def begun(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Client]]:
     """Of five clients two were written to; `told` and `untold` are these and the others."""
-    for name in ("FIRST_CLIENTS", "FLUSH_CLIENTS"):
+    for name in ("FIRST_CLIENTS", "MOST_FIRST_CLIENTS", "FLUSH_CLIENTS"):
         monkeypatch.setattr(f"chatserver.feed.{name}", 2)
     members = [follower(feed, level=True) for _ in range(5)]
     feed.extend([b"a"])
@@ -165,27 +165,62 @@ def test_those_who_say_the_most_are_written_to_first(
     feed: Feed, now: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chatserver.feed.FIRST_CLIENTS", 2)
+    monkeypatch.setattr("chatserver.feed.MOST_FIRST_CLIENTS", 2)
     clients = [follower(feed, level=True)[0] for _ in range(5)]
-
-    def first() -> list[int]:
-        """To whom the first part is written."""
-        feed.extend([b"a"])
-        before = [wire(client) for client in clients]
-        feed.flush()
-        told = [number for number, client in enumerate(clients) if wire(client) != before[number]]
-        feed.flush()
-        assert not feed.unfinished
-        assert {wire(client) for client in clients} == {before[0] + b"a"}
-        return told
-
-    assert first() == [0, 1]
+    assert first(feed, clients) == [0, 1]
     clients[2].received, clients[4].received = 1, 2
     now(100.0 + ORDER_SECONDS - 0.01)
-    assert first() == [0, 1]
+    assert first(feed, clients) == [0, 1]
     now(100.0 + ORDER_SECONDS)
-    assert first() == [2, 4]
+    assert first(feed, clients) == [2, 4]
     feed.leave(clients.pop(4))
-    assert first() == [0, 2]
+    assert first(feed, clients) == [0, 2]
+
+
+def first(feed: Feed, clients: list[Client]) -> list[int]:
+    """To whom the first part is written."""
+    feed.extend([b"a"])
+    before = [wire(client) for client in clients]
+    feed.flush()
+    told = [number for number, client in enumerate(clients) if wire(client) != before[number]]
+    if feed.unfinished:
+        feed.flush()
+    assert not feed.unfinished
+    assert {wire(client) for client in clients} == {before[0] + b"a"}
+    return told
+
+
+@pytest.mark.parametrize(
+    ("received", "each", "told"),
+    [
+        ([0, 0, 0, 0, 0], 1, [0, 1]),
+        ([1, 5, 10, 10, 1], 1, [1, 2, 3]),
+        ([1, 1, 1, 10, 1], 1, [0, 3]),
+        ([1, 1, 1, 10, 1], 3, [0, 1, 3]),
+        ([1, 1, 10, 10, 1], 3, [0, 2, 3]),
+        ([2, 5, 9, 9, 1], 1, [2, 3]),
+        ([9, 9, 9, 9, 9], 1, [0, 1]),
+    ],
+)
+def test_those_who_speak_and_some_more_are_written_to_first_if_they_are_not_too_many(
+    feed: Feed,
+    monkeypatch: pytest.MonkeyPatch,
+    now: Callable[[float], None],
+    received: list[int],
+    each: int,
+    told: list[int],
+) -> None:
+    bounds = {"FIRST_CLIENTS": 2, "MOST_FIRST_CLIENTS": 3, "FIRST_PER_SPEAKER": each}
+    for name, value in bounds.items():
+        monkeypatch.setattr(f"chatserver.feed.{name}", value)
+    clients = [follower(feed, level=True)[0] for _ in received]
+    for client, count in zip(clients, received, strict=True):
+        client.received = count
+    assert first(feed, clients) == told
+    for client in clients:
+        client.received = 0
+    now(100.0 + ORDER_SECONDS)
+    assert len(first(feed, clients)) == 2
 
 
 def test_whoever_has_another_descriptor_is_asked_for_it(feed: Feed) -> None:

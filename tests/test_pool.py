@@ -1190,7 +1190,9 @@ def small_writes() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in ("feed", "pool"):
             stack.enter_context(mock.patch(f"chatserver.{module}.FLUSH_CLIENTS", 1))
-        stack.enter_context(mock.patch.multiple("chatserver.feed", FIRST_CLIENTS=1, ORDER_SECONDS=0))
+        stack.enter_context(
+            mock.patch.multiple("chatserver.feed", FIRST_CLIENTS=1, MOST_FIRST_CLIENTS=1, ORDER_SECONDS=0)
+        )
         for module in ("client", "feed", "audience"):
             stack.enter_context(mock.patch(f"chatserver.{module}.WRITE_BYTES", 200))
         yield
@@ -1239,7 +1241,7 @@ async def test_the_slow_are_disconnected_and_nobody_else_loses_anything(operatio
 async def few_at_once() -> AsyncIterator[None]:
     """Two clients are written to before others have their turn."""
     with (
-        mock.patch.multiple("chatserver.feed", FIRST_CLIENTS=2, FLUSH_CLIENTS=2),
+        mock.patch.multiple("chatserver.feed", FIRST_CLIENTS=2, MOST_FIRST_CLIENTS=2, FLUSH_CLIENTS=2),
         mock.patch("chatserver.pool.FLUSH_CLIENTS", 2),
     ):
         yield
