@@ -207,6 +207,17 @@ async def test_what_the_store_keeps_too_long_may_be_stored_and_is_delivered_once
     assert writer.offsets == [1, 2]
 
 
+async def test_who_was_told_that_nobody_knows_is_told_nothing_more(writer: Writer, clock: Clock, store: Puppet) -> None:
+    told: list[Stamp | Exception] = []
+    gate = store.shut("append")
+    writer.journal.append(entry("a"), told.append)
+    await clock.push(PATIENCE)
+    gate.set()
+    await turns()
+    assert writer.offsets == [1]
+    assert [type(answer) for answer in told] == [StorageUnsure]
+
+
 async def test_whoever_publishes_hears_within_five_seconds_whenever_it_does(
     writer: Writer, clock: Clock, store: Puppet
 ) -> None:

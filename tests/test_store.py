@@ -29,6 +29,15 @@ def test_the_scheme_chooses_the_store(url: str) -> None:
     assert type(open_store(url)) is URLS[url]
 
 
+async def test_time_in_memory_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, times = Memory(), []
+    for now in (2, 1, 3):
+        monkeypatch.setattr("chatserver.store.memory.time.time_ns", lambda now=now: now * 1_000_000)
+        times += [stamp.time for stamp in await store.append([Entry("lobby", "alice", "{}")])]
+    assert times == [2, 2, 3]
+    assert [record.time for record in await store.read("lobby", after=0, limit=9)] == times
+
+
 WRONG = (
     "", "chat.db", "memory", "memory:", "sqlite", "sqlite:/chat.db", "://", "redis://localhost", "SQLITE:///chat.db",
     "memory://chat", "memory:///", "sqlite://", "sqlite:///", "sqlite://chat.db", "sqlite:///:memory:", "http://[",
