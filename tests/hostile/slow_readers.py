@@ -257,7 +257,8 @@ async def _run(
     started = time.monotonic()
     await sender.publish(TRANSPORT_BYTES)
     hesitant.reading.set()
-    await eventually(lambda: _gone(sender, quiet), write_seconds + PATIENCE_SECONDS)
+    both_told = (sender, hesitant)  # that they are gone: neither has anything more to come
+    await eventually(lambda: all(_gone(each, quiet) for each in both_told), write_seconds + PATIENCE_SECONDS)
     quiet_gone = [sender.left[name][0] - started for name in quiet]
     assert min(quiet_gone) > write_seconds * 0.7, "it wasn't the write deadline"
     heard = len(hesitant.said)
