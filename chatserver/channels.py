@@ -90,18 +90,17 @@ class Channel(msgspec.Struct, frozen=True):
         if self.private or self.namespace.subscribe == "nobody" or not self._lists(user):
             raise PermissionDenied
 
-    def check_publish(self, user: str, member: bool) -> None:
+    def check_publish(self, user: str, *, member: bool) -> None:
         """Raises `PermissionDenied` if `user` may not publish."""
-        if not member or self.namespace.publish == "nobody":  # nearly all are members, where that is enough
-            self._check(self.namespace.publish, user, member)
+        self._check(self.namespace.publish, user, member)
 
-    def check_history(self, user: str, member: bool) -> None:
+    def check_history(self, user: str, *, member: bool) -> None:
         """Raises `NotAvailable` if nobody reads history here, `PermissionDenied` if `user` doesn't."""
         if self.namespace.history == "nobody":
             raise NotAvailable
         self._check(self.namespace.history, user, member)
 
-    def check_presence(self, user: str, member: bool) -> None:
+    def check_presence(self, user: str, *, member: bool) -> None:
         """Raises `NotAvailable` if nobody is told who is there, `PermissionDenied` if `user` isn't."""
         if self.namespace.presence == "nobody":
             raise NotAvailable

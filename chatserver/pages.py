@@ -45,12 +45,12 @@ class Pages:
         """Writes what was put at `place`, `PIPE_BYTES` at most, to each of `descriptors`, and one of `tails` behind it,
         if that can be done at once. Returns how many bytes each took; 0 where it took none, or is none.
         """
-        file, (source, sink), splice, write, more, taken = self.file, self._pipe, os.splice, os.write, _MORE, []
+        file, (source, sink), splice, write, taken = self.file, self._pipe, os.splice, os.write, []
         for descriptor, tail in zip(descriptors, tails, strict=True):
             held = sent = 0
             try:
                 held = splice(file, sink, size, place)
-                sent = splice(source, descriptor, held, None, None, more)
+                sent = splice(source, descriptor, held, None, None, _MORE)
                 if sent == size:
                     sent += write(descriptor, tail)
             except OSError:

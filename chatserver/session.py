@@ -316,7 +316,7 @@ class Session:
     def _said(self, channel: Channel, data: str | msgspec.Raw) -> Publish:
         """`data`: just a text, or a payload."""
         name, most = channel.name, self.door.config.max_body_bytes
-        channel.check_publish(self.client.info.user, name in self.subscriptions.by_name)
+        channel.check_publish(self.client.info.user, member=name in self.subscriptions.by_name)
         if not isinstance(data, str):
             return said(name, bytes(data), most)
         check_body(data, most)

@@ -18,7 +18,7 @@ Answer: TypeAlias = Callable[[Stamp | Exception], None]
 class Unstored:
     """A connection needn't wait for one message to be stored before it sends the next; only so many are on their way.
 
-    Its commands are handled one at a time. `begin` says how the next message is to be answered.
+    Its commands are handled one at a time. `begin` says how what their handler takes is to be answered.
     """
 
     __slots__ = ("_answered", "_client", "_divide", "_waiting", "answer", "taken")
