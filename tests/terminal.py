@@ -17,6 +17,9 @@ from typing import Any
 import pyte
 
 COMMAND = (sys.executable, "-m", "chatserver", "chat")
+IN_SHELL = ("setsid", "--wait", "--ctty", "sh", "-mc", '"$@"; stty -a; fg', "sh", *COMMAND)
+"""As a job of a shell that, when it is stopped, shows how the terminal is set and has it go on."""
+
 PATIENCE = 60.0
 """Seconds: whatever takes longer never happens."""
 
@@ -109,13 +112,13 @@ class Terminal:
 
 @asynccontextmanager
 async def terminal(
-    *arguments: str, stdout: int | None = None, env: Mapping[str, str] | None = None
+    *arguments: str, command: tuple[str, ...] = COMMAND, stdout: int | None = None, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Terminal]:
     """`chatserver chat` in a terminal, but for `stdout`, if that is given."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdin=slave, stdout=slave if stdout is None else stdout, stderr=slave,
+        *command, *arguments, stdin=slave, stdout=slave if stdout is None else stdout, stderr=slave,
         env=environment(**(env or {})), start_new_session=True,
     )  # fmt: skip
     os.close(slave)

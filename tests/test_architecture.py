@@ -108,7 +108,7 @@ def test_what_the_client_needs_is_needed_by_nobody_else(module: str) -> None:
     """Its libraries are an extra; and they stay where they are used."""
     found = imports(module)
     assert "centrifuge" not in found or module == "terminal.link"
-    assert "prompt_toolkit" not in found or module == "terminal.screen"
+    assert "prompt_toolkit" not in found or module in ("terminal.screen", "terminal.keyboard")
     assert module.startswith("terminal") or not any(name.startswith("chatserver.terminal") for name in found)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.play import running, token
 from tests.server import Server
-from tests.terminal import terminal, tool
+from tests.terminal import IN_SHELL, terminal, tool
 
 
 @pytest.fixture
@@ -113,19 +113,33 @@ async def test_to_leave_with_something_unsent_is_a_failure(server: Server) -> No
         assert await screen.ends() == 1
 
 
-async def test_what_is_typed_while_an_order_is_taken_is_not_lost(server: Server) -> None:
-    """The terminal never goes back to whole lines between two orders: a Ctrl-D would be lost then."""
+async def test_what_is_typed_meanwhile_is_not_lost(server: Server) -> None:
+    """The terminal never goes back to whole lines, neither between two orders nor while something is printed: a
+    Ctrl-D would be lost then."""
     async with terminal("--url", f"http://127.0.0.1:{server.port}") as screen:
         await screen.shows("/help")
         enough = threading.Event()
         watching = asyncio.create_task(asyncio.to_thread(screen.takes_whole_lines, enough))
         try:
             for number in range(30):
-                screen.type(f"line {number}")
+                screen.type(f"line {number}", f"/history {number}0000")
                 await screen.shows(f"... and {number - 2} more" if number > 2 else f"... line {number}")
+            await screen.until(lambda lines: sum("used in another way" in line for line in lines) == 30)
         finally:
             enough.set()
         assert not await watching
+
+
+async def test_control_z_leaves_the_shell_a_terminal_that_takes_whole_lines(url: str) -> None:
+    async with terminal("--url", url, command=IN_SHELL) as screen:
+        await screen.shows("| connected |")
+        screen.press("half a \x1a")
+        await screen.shows(" icanon ")
+        await screen.shows("lobby> half a")
+        screen.type("line")
+        await screen.shows("ann: half a line")
+        screen.press("\x04")
+        assert await screen.ends() == 0
 
 
 EVIL = "a\x1b[2Jb\x1b]0;owned\x07c\x9b31md\x08\x08e\rf\x7fg\u202eh\ne"

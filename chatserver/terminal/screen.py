@@ -1,6 +1,7 @@
 """The chat as a screen: what is said scrolls by above the line that is typed in."""
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, Final
@@ -13,6 +14,7 @@ from prompt_toolkit.styles import Style
 from chatserver.terminal.chat import Chat, Wanted
 from chatserver.terminal.comings import Comings
 from chatserver.terminal.events import Event, Moved, Said, State
+from chatserver.terminal.keyboard import BINDINGS, Keyboard
 from chatserver.terminal.link import Later, Refused
 from chatserver.terminal.orders import HELP, Order, parse
 from chatserver.terminal.text import colour, listed, one_line, shortened
@@ -52,7 +54,9 @@ class Screen:
         self._warned = False
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._session: PromptSession[str] = PromptSession(erase_when_done=True, enable_suspend=True)
+        self._session: PromptSession[str] = PromptSession(
+            erase_when_done=True, input=Keyboard(sys.stdin), key_bindings=BINDINGS
+        )
         history = HISTORY if wanted.history is None else wanted.history
         self._chat = Chat(replace(wanted, history=history), self._told, self._session.app.invalidate)
 
